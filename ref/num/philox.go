@@ -31,7 +31,7 @@ func Bits(seed uint64, c Counter) uint32 {
 
 // Uniform gives a float32 in [0, 1): the upper 24 bits of Bits times 2^-24, exact.
 func Uniform(seed uint64, c Counter) float32 {
-	return float32(Bits(seed, c)>>8) * 0x1p-24
+	return float32(float32(Bits(seed, c)>>8) * 0x1p-24)
 }
 
 // Philox is Philox 4x32-10: ten rounds of two multiplications, each splitting a product into its halves.
