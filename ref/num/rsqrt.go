@@ -2,11 +2,8 @@ package num
 
 import "math"
 
-// Rsqrt is the correctly rounded 1/√x. 1/√0 is +Inf.
+// Rsqrt is the correctly rounded 1/√x; of a zero it is the infinity of its sign.
 func Rsqrt(x float32) float32 {
-	if x == 0 {
-		return float32(math.Inf(1))
-	}
 	y := 1 / math.Sqrt(float64(x))
 	if isMidpoint(y, 4) {
 		return rsqrtDD(float64(x), y).round()
