@@ -1,0 +1,105 @@
+package llama
+
+import (
+	"math"
+
+	"qlora/ref/num"
+	"qlora/ref/op"
+)
+
+// Batch is packed sequences on the device: Segments bounds them, Positions restart with each.
+type Batch struct {
+	Tokens                           int
+	IDs, Labels, Positions, Segments *op.Ints
+}
+
+// NewBatch brings sequences to the device, for the step. labels[i] belong to the prediction made at ids[i] (already
+// shifted); op.IgnoredLabel is not counted.
+func NewBatch(d op.Device, ids, labels [][]int32) *Batch {
+	var flatIDs, flatLabels, positions []int32
+	bounds := []int32{0}
+	for i, seq := range ids {
+		flatIDs, flatLabels = append(flatIDs, seq...), append(flatLabels, labels[i]...)
+		for p := range seq {
+			positions = append(positions, int32(p))
+		}
+		bounds = append(bounds, int32(len(flatIDs)))
+	}
+	up := func(name string, x []int32) *op.Ints {
+		t := d.NewInts(op.Step, "batch/"+name, len(x))
+		d.WriteInts(t, x)
+		return t
+	}
+	return &Batch{len(flatIDs), up("ids", flatIDs), up("labels", flatLabels), up("positions", positions), up("segments", bounds)}
+}
+
+// Trace is what backward needs of the whole forward.
+type Trace struct {
+	inputs []*op.Tensor // each block's input, then the last block's output
+	saved  []*saved     // empty with checkpointing
+	n, r   *op.Tensor   // the final norm
+	lse    *op.Tensor
+}
+
+// Loss sets loss [tokens, 1] to each token's cross-entropy, 0 where its label is ignored.
+func (m *Model) Loss(b *Batch, loss *op.Tensor) *Trace {
+	d := m.device
+	p := &pass{Model: m, d: d, life: op.Step, b: b}
+	t := &Trace{}
+	x := p.hidden("embedding", m.HiddenSize)
+	d.Embedding(outside("embed_tokens"), x, m.embedding, b.IDs)
+	t.inputs = append(t.inputs, x)
+	for i := range m.blocks {
+		x = m.blockForward(p, &m.blocks[i], x, t)
+	}
+	t.n, t.r, t.lse = p.hidden("norm", m.HiddenSize), p.column("norm", 1), p.column("lse", 1)
+	d.RMSNorm(outside("norm"), t.n, t.r, x, m.norm, m.RMSNormEps)
+	d.HeadLoss(outside("lm_head"), loss, t.lse, t.n, m.head, b.Labels)
+	return t
+}
+
+func (m *Model) blockForward(p *pass, bl *block, x *op.Tensor, t *Trace) *op.Tensor {
+	y := p.hidden("block", m.HiddenSize)
+	t.inputs = append(t.inputs, y)
+	if !m.Checkpointing {
+		t.saved = append(t.saved, bl.forward(p, y, x))
+		return y
+	}
+	mark := m.device.Mark(op.Block)
+	bl.forward(&pass{Model: m, d: p.d, life: op.Block, b: p.b}, y, x)
+	m.device.Release(mark)
+	return y
+}
+
+// Backward adds to the gradients of every adapter; g [1, 1] is the gradient of each token's loss.
+func (m *Model) Backward(b *Batch, t *Trace, g *op.Tensor) {
+	d := m.device
+	p := &pass{Model: m, d: d, life: op.Block, b: b}
+	last := t.inputs[len(t.inputs)-1]
+	grad := d.New(op.Step, "gradients/activations", m.Compute, b.Tokens, m.HiddenSize)
+
+	mark := d.Mark(op.Block)
+	dn := p.gradient(t.n)
+	d.HeadLossBackward(outside("lm_head"), dn, nil, t.lse, t.n, m.head, b.Labels, g)
+	d.RMSNormBackward(outside("norm"), grad, nil, dn, last, m.norm, t.r)
+	d.Release(mark)
+
+	for i := len(m.blocks) - 1; i >= 0; i-- {
+		mark := d.Mark(op.Block)
+		m.blocks[i].backward(p, grad, m.recalled(p, i, t))
+		d.Release(mark)
+	}
+}
+
+// recalled is what block i's forward kept, or, with checkpointing, what it keeps when it is called again.
+func (m *Model) recalled(p *pass, i int, t *Trace) *saved {
+	if !m.Checkpointing {
+		return t.saved[i]
+	}
+	return m.blocks[i].forward(p, p.hidden("block", m.HiddenSize), t.inputs[i])
+}
+
+func outside(name string) op.At { return op.At{Layer: num.NoLayer, Name: name} }
+
+// rsqrtInt is 1/√n, computed in float64 and rounded once.
+func rsqrtInt(n int) float32 { return float32(1 / math.Sqrt(float64(n))) }

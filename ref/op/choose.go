@@ -1,0 +1,51 @@
+package op
+
+import (
+	"sort"
+
+	"qlora/ref/num"
+)
+
+// Choice says how the next token is chosen from the logits.
+type Choice struct {
+	Temperature float32 // 0 is greedy: the largest logit, the lowest index of equals
+	TopK        int     // only the k largest are kept; 0 keeps all
+	TopP        float32 // only the fewest whose probabilities reach p are kept; 1 (or 0) keeps all
+	Seed        uint64
+}
+
+// Choose returns a token. Candidates are taken from the largest logit down (equals: lower index first); with u uniform and
+// e_i = exp((z_i − z_max)/temperature), the first candidate at which the running sum of e exceeds u·(sum of e kept).
+func Choose(z []float32, c Choice, step int) int {
+	order := make([]int, len(z))
+	for i := range order {
+		order[i] = i
+	}
+	sort.SliceStable(order, func(a, b int) bool { return z[order[a]] > z[order[b]] })
+	if c.Temperature == 0 {
+		return order[0]
+	}
+	if c.TopK > 0 && c.TopK < len(order) {
+		order = order[:c.TopK]
+	}
+	e := make([]float32, len(order))
+	for i, id := range order {
+		e[i] = num.Exp((z[id] - z[order[0]]) / c.Temperature)
+	}
+	if c.TopP > 0 && c.TopP < 1 {
+		e = e[:reach(e, float32(c.TopP*num.Sum(e)))+1]
+	}
+	u := num.Uniform(c.Seed, num.Counter{Purpose: num.Purpose("choose"), Step: uint32(step), Layer: num.NoLayer})
+	return order[reach(e, float32(u*num.Sum(e)))]
+}
+
+// reach is the first index at which the running sum of e exceeds limit; the last where none does.
+func reach(e []float32, limit float32) int {
+	var s float32
+	for i, v := range e {
+		if s += v; s > limit {
+			return i
+		}
+	}
+	return len(e) - 1
+}

@@ -1,0 +1,207 @@
+package op
+
+import (
+	"fmt"
+
+	"qlora/ref/num"
+	"qlora/ref/optim"
+	"qlora/ref/quant"
+)
+
+// Plain is the reference device: every operation by the function of its name in this package, one goroutine, as soon as it
+// is called. Values of 16-bit tensors are widened, computed on in float32 and rounded once when they are stored.
+type Plain struct {
+	arena Arena
+	err   error
+}
+
+// NewPlain is a reference device that may hold cap bytes; 0 is no limit.
+func NewPlain(cap int64) *Plain { return &Plain{arena: Arena{Cap: cap}} }
+
+var _ Device = (*Plain)(nil)
+
+// plainBuffer holds a tensor's values: float32, or the bits of a 16-bit type.
+type plainBuffer struct {
+	full []float32
+	half []uint16
+}
+
+func (p *Plain) Name() string                          { return "ref" }
+func (p *Plain) Arena() *Arena                         { return &p.arena }
+func (p *Plain) Mark(life Lifetime) Mark               { return p.arena.Mark(life) }
+func (p *Plain) Release(m Mark)                        { p.arena.Release(m) }
+func (p *Plain) Sync() error                           { return p.err }
+func (p *Plain) Record(key string, f func())           { f() }
+func (p *Plain) BringIn(t *Tensor)                     {}
+func (p *Plain) SendOut(t *Tensor)                     {}
+func (p *Plain) Supports(op string, t num.DType) error { return nil }
+
+// New allocates zeros. Without memory the device's error sticks and the tensor is empty.
+func (p *Plain) New(life Lifetime, name string, t num.DType, rows, cols int) *Tensor {
+	x := &Tensor{Name: name, DType: t, Rows: rows, Cols: cols}
+	b := &plainBuffer{}
+	if p.alloc(life, name, int64(rows*cols*t.Size())) {
+		if t == num.Float32 {
+			b.full = make([]float32, rows*cols)
+		} else {
+			b.half = make([]uint16, rows*cols)
+		}
+	}
+	x.Handle = b
+	return x
+}
+
+func (p *Plain) NewInts(life Lifetime, name string, n int) *Ints {
+	x := &Ints{Name: name, Len: n}
+	if p.alloc(life, name, int64(4*n)) {
+		x.Handle = make([]int32, n)
+	}
+	return x
+}
+
+func (p *Plain) NewQuantized(name string, w *quant.Tensor) *Quantized {
+	q := &Quantized{Name: name, Out: w.Shape[0], In: w.Shape[1]}
+	if p.alloc(Run, name, int64(w.Bytes())) {
+		q.Handle = w
+	}
+	return q
+}
+
+func (p *Plain) NewState8(name string, n int) *State8 {
+	s := &State8{Name: name, Len: n}
+	if x := optim.NewState8(n); p.alloc(Run, name, int64(x.Bytes())) {
+		s.Handle = x
+	}
+	return s
+}
+
+func (p *Plain) WriteState8(s *State8, x *optim.State8) {
+	if len(x.M) != s.Len {
+		panic(fmt.Sprintf("op: 8-bit state of %d values written to %s, which has %d", len(x.M), s.Name, s.Len))
+	}
+	if p.err == nil {
+		*s.Handle.(*optim.State8) = *x
+	}
+}
+
+func (p *Plain) ReadState8(s *State8) (*optim.State8, error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	x := *s.Handle.(*optim.State8)
+	return &x, nil
+}
+
+func (p *Plain) alloc(life Lifetime, name string, bytes int64) bool {
+	if p.err == nil {
+		p.err = p.arena.Alloc(life, name, bytes)
+	}
+	return p.err == nil
+}
+
+func (p *Plain) Write(t *Tensor, x []float32) {
+	if len(x) != t.Len() {
+		panic(fmt.Sprintf("op: %d values written to %s, which has %d×%d", len(x), t.Name, t.Rows, t.Cols))
+	}
+	if p.err == nil {
+		store(t, x)
+	}
+}
+
+func (p *Plain) WriteInts(t *Ints, x []int32) {
+	if len(x) != t.Len {
+		panic(fmt.Sprintf("op: %d values written to %s, which has %d", len(x), t.Name, t.Len))
+	}
+	if p.err == nil {
+		copy(t.Handle.([]int32), x)
+	}
+}
+
+func (p *Plain) Zero(t *Tensor) {
+	if p.err == nil {
+		store(t, make([]float32, t.Len()))
+	}
+}
+
+func (p *Plain) Read(t *Tensor) ([]float32, error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	return append([]float32(nil), load(t)...), nil
+}
+
+func (p *Plain) ReadInts(t *Ints) ([]int32, error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	return append([]int32(nil), ints(t)...), nil
+}
+
+// do runs an operation unless an earlier one failed, and keeps its error with its place.
+func (p *Plain) do(at At, f func() error) {
+	if p.err != nil {
+		return
+	}
+	if err := f(); err != nil {
+		p.err = fmt.Errorf("%v: %w", at, err)
+	}
+}
+
+// load gives t's values in float32: the tensor's own memory if that is its type, else a widened copy. A nil tensor gives nil.
+func load(t *Tensor) []float32 {
+	if t == nil {
+		return nil
+	}
+	from, to := t.FirstRow*t.Cols, (t.FirstRow+t.Rows)*t.Cols
+	b := t.Handle.(*plainBuffer)
+	if t.DType == num.Float32 {
+		return b.full[from:to]
+	}
+	x := make([]float32, to-from)
+	widen := num.FromBFloat16
+	if t.DType == num.Float16 {
+		widen = num.FromFloat16
+	}
+	for i, h := range b.half[from:to] {
+		x[i] = widen(h)
+	}
+	return x
+}
+
+// store rounds x to t's type. Memory that load gave out needs no copy.
+func store(t *Tensor, x []float32) {
+	if t == nil {
+		return
+	}
+	from, to := t.FirstRow*t.Cols, (t.FirstRow+t.Rows)*t.Cols
+	b := t.Handle.(*plainBuffer)
+	if t.DType == num.Float32 {
+		copy(b.full[from:to], x)
+		return
+	}
+	narrow := num.ToBFloat16
+	if t.DType == num.Float16 {
+		narrow = num.ToFloat16
+	}
+	for i, v := range x {
+		b.half[from+i] = narrow(v)
+	}
+}
+
+func ints(t *Ints) []int32 { return t.Handle.([]int32) }
+
+// weight gives W in float32 as products of compute type t see it: a dense one widened, a quantized one dequantized to t.
+func (p *Plain) weight(w Weight, t num.DType) ([]float32, error) {
+	if w.Quantized == nil {
+		return rounded(load(w.Dense), t), nil
+	}
+	x := make([]float32, w.Out()*w.In())
+	return x, w.Quantized.Handle.(*quant.Tensor).Dequantize(x, t)
+}
+
+// shaped panics unless t, where there is one, is a rows×cols matrix.
+func shaped(at At, t *Tensor, rows, cols int) {
+	if t != nil && (t.Rows != rows || t.Cols != cols) {
+		panic(fmt.Sprintf("op: %v: %s is %d×%d, want %d×%d", at, t.Name, t.Rows, t.Cols, rows, cols))
+	}
+}
