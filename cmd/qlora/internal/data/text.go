@@ -1,0 +1,80 @@
+// Package data turns a text into training sequences, in an order that the seed alone fixes.
+package data
+
+import (
+	"fmt"
+	"io/fs"
+	"unicode/utf8"
+
+	"qlora/ref/num"
+	"qlora/ref/train"
+)
+
+// ReadText reads a file of UTF-8 text that is not empty.
+func ReadText(fsys fs.FS, name string) (string, error) {
+	b, err := fs.ReadFile(fsys, name)
+	if err != nil {
+		return "", err
+	}
+	if len(b) == 0 {
+		return "", fmt.Errorf("%s is empty: give a file with text", name)
+	}
+	if at := invalidUTF8(b); at >= 0 {
+		return "", fmt.Errorf("%s is not UTF-8: byte %d (0x%02x); convert it first, for example with iconv", name, at, b[at])
+	}
+	return string(b), nil
+}
+
+func invalidUTF8(b []byte) int {
+	for i := 0; i < len(b); {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
+}
+
+// Sequences cuts a stream of tokens into sequences of up to length tokens. Each begins with bos and predicts the next
+// length tokens of the stream, so that every token is predicted once; the last sequence may be shorter.
+func Sequences(tokens []int32, bos int32, length int) (s train.Sequences) {
+	for from := 0; from < len(tokens); from += length {
+		labels := tokens[from:min(from+length, len(tokens))]
+		ids := append([]int32{bos}, labels[:len(labels)-1]...)
+		s = append(s, train.Sequence{IDs: ids, Labels: labels})
+	}
+	return s
+}
+
+// Order gives the sequences of a run one after the other: every epoch is a permutation of its own.
+type Order struct {
+	Seed  uint64
+	Count int // sequences in an epoch
+}
+
+// Batch gives the indices of n sequences from the position-th of the run on.
+func (o Order) Batch(position, n int) []int {
+	batch := make([]int, 0, n)
+	for epoch := position / o.Count; len(batch) < n; epoch++ {
+		p := o.permutation(epoch)
+		from := max(0, position-epoch*o.Count)
+		batch = append(batch, p[from:min(o.Count, from+n-len(batch))]...)
+	}
+	return batch
+}
+
+// permutation is the shuffle of Fisher and Yates with Philox.
+func (o Order) permutation(epoch int) []int {
+	p := make([]int, o.Count)
+	for i := range p {
+		p[i] = i
+	}
+	c := num.Counter{Purpose: num.Purpose("data order"), Step: uint32(epoch), Layer: num.NoLayer}
+	for i := len(p) - 1; i > 0; i-- {
+		c.Element = uint64(i)
+		j := int(uint64(num.Bits(o.Seed, c)) * uint64(i+1) >> 32)
+		p[i], p[j] = p[j], p[i]
+	}
+	return p
+}
