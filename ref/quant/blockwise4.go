@@ -10,7 +10,7 @@ import (
 // Quantize4 turns x, flat and row-major, into codes, two a byte (element 2k in the high nibble), and one absmax for each
 // block of blocksize elements; the last block may be short. NaN and infinities are errors under the profile Spec.
 func Quantize4(x []float32, c *Codebook, blocksize int, p Profile) (packed []byte, absmax []float32, err error) {
-	if err := checkBlocksize(blocksize); err != nil {
+	if err := CheckBlocksize(blocksize); err != nil {
 		return nil, nil, err
 	}
 	if p == Spec {
@@ -70,7 +70,8 @@ func nibble(packed []byte, i int) uint8 {
 	return packed[i/2] & 15
 }
 
-func checkBlocksize(n int) error {
+// CheckBlocksize wants a power of two from 32 to 4096, as bitsandbytes does.
+func CheckBlocksize(n int) error {
 	if n < 32 || n > 4096 || n&(n-1) != 0 {
 		return fmt.Errorf("blocksize %d: want a power of two from 32 to 4096", n)
 	}

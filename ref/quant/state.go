@@ -235,7 +235,7 @@ func (c *Codebook) parseState(e Entry) (*Tensor, *Nested, error) {
 	if s.QuantType != c.Name {
 		return fail("quant_type is %q", s.QuantType)
 	}
-	if err := checkBlocksize(s.Blocksize); err != nil {
+	if err := CheckBlocksize(s.Blocksize); err != nil {
 		return fail("%v", err)
 	}
 	dtype, err := num.ParseDType(s.DType)

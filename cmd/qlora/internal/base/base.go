@@ -23,7 +23,7 @@ type Base struct {
 
 // Open finds the model "demo" or a folder in Hugging Face's layout. Close it after use.
 func Open(name string) (*Base, error) {
-	fsys, err := find(name)
+	fsys, err := Find(name)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,8 @@ func Open(name string) (*Base, error) {
 	return b, nil
 }
 
-func find(name string) (fs.FS, error) {
+// Find gives the folder of a model.
+func Find(name string) (fs.FS, error) {
 	if name == demo.Name {
 		return demo.Model(), nil
 	}

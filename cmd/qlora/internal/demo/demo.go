@@ -11,6 +11,11 @@ import (
 //go:embed stories260k shakespeare.txt shakespeare.held-out.txt
 var files embed.FS
 
+// Config is the configuration of `qlora train` on the demo.
+//
+//go:embed demo.yaml
+var Config []byte
+
 // Name is the model's name on the command line.
 const Name = "demo"
 

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"qlora/cmd/qlora/internal/config"
+	"qlora/cmd/qlora/internal/tokenizer"
+	"qlora/ref/llama"
+	"qlora/ref/op"
+)
+
+// sampling says how text is chosen.
+type sampling struct {
+	Prompt      string  `name:"prompt" help:"the text to continue"`
+	Tokens      int     `name:"max_new_tokens" alias:"tokens" help:"most tokens to add"`
+	Temperature float64 `name:"temperature" help:"0 takes the likeliest token"`
+	TopK        int     `name:"top_k" help:"choose among the k likeliest; 0 is all"`
+	TopP        float64 `name:"top_p" help:"choose among the likeliest that reach p together; 1 is all"`
+	Seed        uint64  `name:"seed" help:"of the random choice"`
+}
+
+func generate(c console, args []string) error {
+	o := struct {
+		inference
+		sampling
+	}{defaultInference(), sampling{Tokens: 200, TopP: 1, Seed: 1}}
+	if shown, err := parseAll(c, "generate", args, &o); shown || err != nil {
+		return err
+	}
+	if err := o.sampling.check(); err != nil {
+		return err
+	}
+	b, m, _, err := o.inference.load()
+	if err != nil {
+		return err
+	}
+	return o.sampling.write(c, c.out, m, b.Tokenizer)
+}
+
+func (s sampling) check() error {
+	switch {
+	case s.Tokens < 1:
+		return config.Usagef("max_new_tokens is %d: want at least 1", s.Tokens)
+	case !(s.Temperature >= 0):
+		return config.Usagef("temperature is %v: want 0 or more", s.Temperature)
+	case s.TopK < 0:
+		return config.Usagef("top_k is %d: want 0 or more", s.TopK)
+	case !(s.TopP > 0 && s.TopP <= 1):
+		return config.Usagef("top_p is %v: want more than 0 and at most 1", s.TopP)
+	}
+	return nil
+}
+
+// write continues the prompt until the end of the sequence, the number of tokens, or an interrupt. The text that is written
+// begins with the prompt.
+func (s sampling) write(c console, w io.Writer, m *llama.Model, t *tokenizer.Tokenizer) error {
+	ids := append([]int32{t.BOS}, t.Encode(s.Prompt)...)
+	choice := op.Choice{Temperature: float32(s.Temperature), TopK: s.TopK, TopP: float32(s.TopP), Seed: s.Seed}
+	d := t.NewDecoder()
+	for _, id := range ids {
+		fmt.Fprint(w, d.Next(id))
+	}
+	left := s.Tokens
+	err := m.Generate(ids, s.Tokens, choice, func(id int32) bool {
+		fmt.Fprint(w, d.Next(id))
+		left--
+		return left > 0 && id != t.EOS && c.ctx.Err() == nil
+	})
+	fmt.Fprintln(w, d.Rest())
+	return err
+}

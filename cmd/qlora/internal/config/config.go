@@ -1,0 +1,334 @@
+// Package config reads a command's options: from a struct's fields, a YAML file and flags, flags winning. `-` and `_` are
+// alike in names; a name that is not known is an error that suggests the nearest.
+//
+// A field is an option if it has a tag `name:"max_steps"`; `alias:"steps"` gives it more names, `help:"…"` its description.
+// The types are string, bool, int, uint64, float64, []string and Size.
+package config
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// UsageError is a mistake in the command line or in a configuration file: exit code 2.
+type UsageError struct{ Message string }
+
+func (e *UsageError) Error() string { return e.Message }
+
+// Usagef makes a UsageError.
+func Usagef(format string, args ...any) error { return &UsageError{fmt.Sprintf(format, args...)} }
+
+// Size is a number of bytes, written 48GiB, 500MB or plainly.
+type Size int64
+
+// option is a field with its names.
+type option struct {
+	name, help string
+	aliases    []string
+	value      reflect.Value
+}
+
+// options lists the fields of the struct that into points to, and those of structs embedded in it.
+func options(into any) []option { return fields(reflect.ValueOf(into).Elem()) }
+
+func fields(v reflect.Value) (list []option) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if f.Anonymous {
+			list = append(list, fields(v.Field(i))...)
+		} else if name := f.Tag.Get("name"); name != "" {
+			list = append(list, option{name, f.Tag.Get("help"), strings.Fields(f.Tag.Get("alias")), v.Field(i)})
+		}
+	}
+	return list
+}
+
+// find gives the option of a name, or an error that suggests the nearest.
+func find(list []option, name string) (option, error) {
+	wanted := normal(name)
+	best, least := "", 1+max(2, len(wanted)/3)
+	for _, o := range list {
+		for _, n := range append([]string{o.name}, o.aliases...) {
+			if n == wanted {
+				return o, nil
+			}
+			if d := distance(n, wanted); d < least {
+				best, least = n, d
+			}
+		}
+	}
+	if best == "" {
+		return option{}, fmt.Errorf("unknown")
+	}
+	return option{}, fmt.Errorf("unknown; did you mean %s?", best)
+}
+
+func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// distance is the number of characters to insert, delete or replace between a and b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// ParseFlags sets fields from flags, --name value or --name=value, and returns the other arguments. -1.5 is an argument.
+func ParseFlags(args []string, into any) (rest []string, err error) {
+	list := options(into)
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" {
+			return append(rest, args[i+1:]...), nil
+		}
+		if !isFlag(arg) {
+			rest = append(rest, arg)
+			continue
+		}
+		name, text, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		o, err := find(list, name)
+		if err != nil {
+			return nil, Usagef("flag --%s: %v", name, err)
+		}
+		switch {
+		case given:
+		case o.value.Kind() == reflect.Bool:
+			text = "true"
+		case i+1 < len(args):
+			i++
+			text = args[i]
+		default:
+			return nil, Usagef("flag --%s needs a value", name)
+		}
+		if err := set(o.value, strings.Split(text, ","), text); err != nil {
+			return nil, Usagef("flag --%s: %v", name, err)
+		}
+	}
+	return rest, nil
+}
+
+func isFlag(arg string) bool {
+	if len(arg) < 2 || arg[0] != '-' {
+		return false
+	}
+	_, err := strconv.ParseFloat(arg, 64)
+	return err != nil
+}
+
+// ParseFile sets fields from a YAML file.
+func ParseFile(name string, into any) error {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return Usagef("configuration: %v", err)
+	}
+	return ParseYAML(b, name, into)
+}
+
+// ParseYAML sets fields from a mapping of names to values; name is the file's, for errors.
+func ParseYAML(b []byte, name string, into any) error {
+	file, err := parser.ParseBytes(b, 0)
+	if err != nil {
+		return Usagef("%s: %v", name, err)
+	}
+	list, seen := options(into), map[string]bool{}
+	for _, doc := range file.Docs {
+		if doc.Body == nil {
+			continue
+		}
+		pairs, err := mapping(doc.Body)
+		if err != nil {
+			return Usagef("%s:%d: %v", name, line(doc.Body), err)
+		}
+		for _, pair := range pairs {
+			key := pair.Key.String()
+			o, err := find(list, key)
+			if err == nil && seen[o.name] {
+				err = fmt.Errorf("is there twice")
+			}
+			if err == nil {
+				err = setNode(o.value, pair.Value)
+			}
+			if err != nil {
+				return Usagef("%s:%d: %s: %v", name, line(pair.Key), key, err)
+			}
+			seen[o.name] = true
+		}
+	}
+	return nil
+}
+
+func line(n ast.Node) int {
+	if t := n.GetToken(); t != nil && t.Position != nil {
+		return t.Position.Line
+	}
+	return 0
+}
+
+func mapping(n ast.Node) ([]*ast.MappingValueNode, error) {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		return n.Values, nil
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}, nil
+	case *ast.CommentGroupNode, *ast.NullNode:
+		return nil, nil
+	}
+	return nil, fmt.Errorf("want lines of the form name: value")
+}
+
+// setNode takes a scalar, or a list of scalars.
+func setNode(v reflect.Value, n ast.Node) error {
+	if seq, ok := n.(*ast.SequenceNode); ok {
+		if v.Kind() != reflect.Slice {
+			return fmt.Errorf("want one value, not a list")
+		}
+		items := []string{}
+		for _, item := range seq.Values {
+			text, err := scalar(item)
+			if err != nil {
+				return err
+			}
+			items = append(items, text)
+		}
+		return set(v, items, "")
+	}
+	text, err := scalar(n)
+	if err != nil {
+		return err
+	}
+	return set(v, []string{text}, text)
+}
+
+func scalar(n ast.Node) (string, error) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, nil
+	case *ast.NullNode:
+		return "", nil
+	case ast.ScalarNode:
+		return n.GetToken().Value, nil
+	}
+	return "", fmt.Errorf("want a value, not a %s", strings.ToLower(n.Type().String()))
+}
+
+// set converts text, or items if the field is a list.
+func set(v reflect.Value, items []string, text string) error {
+	switch p := v.Addr().Interface().(type) {
+	case *string:
+		*p = text
+		return nil
+	case *[]string:
+		*p = nil
+		for _, item := range items {
+			if item = strings.TrimSpace(item); item != "" {
+				*p = append(*p, item)
+			}
+		}
+		return nil
+	case *bool:
+		return convert(p, strconv.ParseBool, text, "true or false")
+	case *int:
+		return convert(p, strconv.Atoi, text, "a whole number")
+	case *uint64:
+		return convert(p, func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }, text, "a whole number that is not negative")
+	case *float64:
+		return convert(p, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }, text, "a number")
+	case *Size:
+		return convert(p, parseSize, text, "a size such as 48GiB")
+	}
+	panic(fmt.Sprintf("config: a field of type %v", v.Type()))
+}
+
+func convert[T any](p *T, parse func(string) (T, error), text, want string) error {
+	x, err := parse(text)
+	if err != nil {
+		return fmt.Errorf("%q: want %s", text, want)
+	}
+	*p = x
+	return nil
+}
+
+// units in which sizes are written, longer names first.
+var units = []struct {
+	name  string
+	bytes float64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
+}
+
+func parseSize(text string) (Size, error) {
+	number, scale := strings.TrimSpace(text), 1.0
+	for _, u := range units {
+		if n, ok := strings.CutSuffix(number, u.name); ok {
+			number, scale = strings.TrimSpace(n), u.bytes
+			break
+		}
+	}
+	x, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(x >= 0) || x*scale >= 1<<62 {
+		return 0, fmt.Errorf("not a size")
+	}
+	return Size(x * scale), nil
+}
+
+// YAML writes all fields so that ParseYAML reads the same back.
+func YAML(from any) string {
+	var b strings.Builder
+	for _, o := range options(from) {
+		fmt.Fprintf(&b, "%s: %s\n", o.name, yamlValue(o.value))
+	}
+	return b.String()
+}
+
+func yamlValue(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case string:
+		return strconv.Quote(x)
+	case []string:
+		quoted := make([]string, len(x))
+		for i, item := range x {
+			quoted[i] = strconv.Quote(item)
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
+	case float64:
+		return strconv.FormatFloat(x, 'g', -1, 64)
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+// Help lists the options with their current values.
+func Help(of any) string {
+	var b strings.Builder
+	for _, o := range options(of) {
+		names := "--" + strings.ReplaceAll(o.name, "_", "-")
+		for _, a := range o.aliases {
+			names += ", --" + strings.ReplaceAll(a, "_", "-")
+		}
+		fmt.Fprintf(&b, "  %-42s %s", names, o.help)
+		if !o.value.IsZero() {
+			fmt.Fprintf(&b, " (%s)", yamlValue(o.value))
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

@@ -1,0 +1,108 @@
+// Qlora fine-tunes language models with QLoRA. See `qlora help`.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"qlora/cmd/qlora/internal/config"
+)
+
+// console is where a command reads from and writes to: results to out, progress to err.
+type console struct {
+	ctx context.Context // done when the user wants to stop
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+}
+
+// command is one word of the command line.
+type command struct {
+	name, summary string
+	run           func(c console, args []string) error
+}
+
+var commands = []command{
+	{"train", "fine-tune a model: a LoRA adapter on a frozen 4-bit base", trainCommand},
+	{"generate", "continue a text, with a base and an adapter", generate},
+	{"eval perplexity", "how well a model predicts a text", evalPerplexity},
+	{"quantize", "a file of tensors to bitsandbytes' 4-bit keys", quantize},
+	{"tokenize", "ids of the text on standard input", tokenize},
+	{"explain", "one value's way through quantization, step by step", explain},
+	{"devices", "what can compute here, and why what cannot cannot", devices},
+	{"version", "what this program was built from", version},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	os.Exit(run(console{ctx, os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
+}
+
+// run returns the exit code: 0 done, 1 failed, 2 the command line or a configuration is wrong.
+func run(c console, args []string) int {
+	err := dispatch(c, args)
+	var usage *config.UsageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(c.err, "qlora: %v\n", err)
+		return 2
+	}
+	fmt.Fprintf(c.err, "qlora: %v\n", err)
+	return 1
+}
+
+func dispatch(c console, args []string) error {
+	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
+		help(c.out)
+		return nil
+	}
+	for _, cmd := range commands {
+		words := strings.Fields(cmd.name)
+		if len(args) >= len(words) && strings.Join(args[:len(words)], " ") == cmd.name {
+			return cmd.run(c, args[len(words):])
+		}
+	}
+	if args[0] == "eval" {
+		return config.Usagef("eval: want eval perplexity")
+	}
+	return config.Usagef("unknown command %s; `qlora help` lists them", args[0])
+}
+
+func help(w io.Writer) {
+	fmt.Fprintln(w, "usage: qlora command [flags]")
+	fmt.Fprintln(w)
+	for _, cmd := range commands {
+		fmt.Fprintf(w, "  %-16s %s\n", cmd.name, cmd.summary)
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "`qlora command --help` lists a command's flags. `qlora train` without flags fine-tunes the demo model that is built in.")
+}
+
+// parse reads flags into options, and shows them when asked to.
+func parse(c console, name string, args []string, options any) (rest []string, shown bool, err error) {
+	for _, a := range args {
+		if a == "--help" || a == "-h" {
+			fmt.Fprintf(c.out, "usage: qlora %s [flags]\n\n%s", name, config.Help(options))
+			return nil, true, nil
+		}
+	}
+	rest, err = config.ParseFlags(args, options)
+	return rest, false, err
+}
+
+// parseAll is parse for commands that take flags alone.
+func parseAll(c console, name string, args []string, options any) (shown bool, err error) {
+	rest, shown, err := parse(c, name, args, options)
+	if err == nil && len(rest) > 0 {
+		err = config.Usagef("%s: %q is no flag", name, rest[0])
+	}
+	return shown, err
+}
