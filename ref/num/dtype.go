@@ -52,13 +52,29 @@ func (t DType) Round(x float32) float32 {
 	return x
 }
 
+// RoundAll rounds every element in place.
+func (t DType) RoundAll(x []float32) {
+	switch t {
+	case BFloat16:
+		for i, v := range x {
+			x[i] = FromBFloat16(ToBFloat16(v))
+		}
+	case Float16:
+		for i, v := range x {
+			x[i] = FromFloat16(ToFloat16(v))
+		}
+	}
+}
+
 // ToBFloat16 rounds x to the upper half of its bits, to nearest, ties to even. A NaN stays a NaN (quieted).
 func ToBFloat16(x float32) uint16 {
 	b := math.Float32bits(x)
-	if x != x {
-		return uint16(b>>16) | 0x40
+	if x == x {
+		b += 0x7fff + b>>16&1
+	} else {
+		b |= 1 << 22
 	}
-	return uint16((b + 0x7fff + b>>16&1) >> 16)
+	return uint16(b >> 16)
 }
 
 // FromBFloat16 widens b, exactly.

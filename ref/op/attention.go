@@ -28,14 +28,15 @@ type AttentionShape struct {
 // segmentsQ and segmentsKV are the bounds of the segments, n+1 each. bias is nil or [Heads, queries, keys] for a single
 // segment. stats [tokens, 2·Heads] keeps m and l for backward. Never rescaled online: that would change bits.
 func Attention(y, stats, q, k, v []float32, segmentsQ, segmentsKV []int32, bias []float32, s AttentionShape) {
+	var scratch []float32
 	s.eachRow(segmentsQ, segmentsKV, func(r attentionRow) {
-		p := make([]float32, r.keys)
+		p := zeros(&scratch, r.keys)
 		m := s.scores(p, q, k, bias, r)
 		l := softmaxParts(p, m, r)
 		stats[r.stat], stats[r.stat+1] = m, l
 		s.divide(p, l, r)
 		s.weighted(y[r.q:r.q+s.Dim], p, v, r)
-		round(y[r.q:r.q+s.Dim], s.T)
+		s.T.RoundAll(y[r.q : r.q+s.Dim])
 	})
 }
 
@@ -50,15 +51,15 @@ func Attention(y, stats, q, k, v []float32, segmentsQ, segmentsKV []int32, bias 
 func AttentionBackward(dq, dk, dv, dbias, dy, q, k, v, stats []float32, segmentsQ, segmentsKV []int32, bias []float32, s AttentionShape) {
 	sumK, sumV := make([]float32, len(dk)), make([]float32, len(dv))
 	acc := make([]float32, s.Dim)
+	var scratch [3][]float32
 	s.eachRow(segmentsQ, segmentsKV, func(r attentionRow) {
-		p, dp, z := make([]float32, r.keys), make([]float32, r.keys), make([]float32, r.keys)
+		p, dp, z := zeros(&scratch[0], r.keys), zeros(&scratch[1], r.keys), zeros(&scratch[2], r.keys)
 		s.scores(p, q, k, bias, r)
 		softmaxParts(p, stats[r.stat], r)
 		s.divide(p, stats[r.stat+1], r)
 		dyi := dy[r.q : r.q+s.Dim]
+		r.dots(dp, dyi, v)
 		for j := r.from; j < r.to; j++ {
-			at := r.kv + j*r.stride
-			dp[j] = dot(dyi, v[at:at+s.Dim])
 			z[j] = float32(p[j] * dp[j])
 		}
 		rowSum := num.Sum(z)
@@ -113,12 +114,33 @@ func (s AttentionShape) eachRow(segmentsQ, segmentsKV []int32, f func(attentionR
 	}
 }
 
+// dots sets y[j] to the product of x with row j of rows, for the keys that the row sees, d ascending.
+func (r attentionRow) dots(y, x, rows []float32) {
+	j := r.from
+	for ; j+4 <= r.to; j += 4 {
+		y[j], y[j+1], y[j+2], y[j+3] = dot4(x, rows[r.kv+j*r.stride:], r.stride)
+	}
+	for ; j < r.to; j++ {
+		at := r.kv + j*r.stride
+		y[j] = dot(x, rows[at:at+len(x)])
+	}
+}
+
+// zeros are n zeros in scratch memory that lasts from call to call.
+func zeros(scratch *[]float32, n int) []float32 {
+	if cap(*scratch) < n {
+		*scratch = make([]float32, n)
+	}
+	x := (*scratch)[:n]
+	clear(x)
+	return x
+}
+
 // scores sets p to S on the keys the row sees and returns the largest.
 func (s AttentionShape) scores(p, q, k, bias []float32, r attentionRow) (m float32) {
-	qi := q[r.q : r.q+s.Dim]
+	r.dots(p, q[r.q:r.q+s.Dim], k)
 	for j := r.from; j < r.to; j++ {
-		at := r.kv + j*r.stride
-		p[j] = float32(dot(qi, k[at:at+s.Dim]) * s.Scale)
+		p[j] = float32(p[j] * s.Scale)
 		if bias != nil {
 			p[j] += bias[r.bias+j]
 		}
@@ -138,8 +160,9 @@ func softmaxParts(p []float32, m float32, r attentionRow) float32 {
 
 func (s AttentionShape) divide(p []float32, l float32, r attentionRow) {
 	for j := r.from; j < r.to; j++ {
-		p[j] = s.T.Round(p[j] / l)
+		p[j] /= l
 	}
+	s.T.RoundAll(p[r.from:r.to])
 }
 
 func (s AttentionShape) weighted(y, p, v []float32, r attentionRow) {

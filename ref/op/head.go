@@ -68,7 +68,7 @@ func eachChunk(x, w []float32, vocab, d int, t num.DType, f func(token int, z []
 	for from := 0; from < tokens; from += HeadChunk {
 		n := min(HeadChunk, tokens-from)
 		MatMul(logits, x[from*d:], w, n, vocab, d)
-		round(logits[:n*vocab], t)
+		t.RoundAll(logits[:n*vocab])
 		for i := range n {
 			f(from+i, logits[i*vocab:(i+1)*vocab])
 		}

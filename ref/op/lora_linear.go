@@ -21,7 +21,7 @@ type LoRAShape struct {
 // x' is x after dropout. u [Tokens, Rank] is kept for backward.
 func LoRAForward(y, u, x, a, b []float32, s LoRAShape) {
 	MatMul(u, x, rounded(a, s.R), s.Tokens, s.Rank, s.In)
-	round(u, s.R)
+	s.R.RoundAll(u)
 	v := make([]float32, s.Tokens*s.Out)
 	MatMul(v, u, rounded(b, s.R), s.Tokens, s.Out, s.Rank)
 	for i, x := range v {
@@ -44,20 +44,10 @@ func LoRABackward(dx, da, db, dy, u, x, a, b []float32, s LoRAShape) {
 	MatMulWeight(db, dv, u, s.Tokens, s.Out, s.Rank)
 	du := make([]float32, s.Tokens*s.Rank)
 	MatMulInput(du, dv, rounded(b, s.R), s.Tokens, s.Out, s.Rank)
-	round(du, s.R)
+	s.R.RoundAll(du)
 	MatMulWeight(da, du, x, s.Tokens, s.Rank, s.In)
 	MatMulInput(dx, du, rounded(a, s.R), s.Tokens, s.Rank, s.In)
-	round(dx, s.R)
-}
-
-// round rounds x in place.
-func round(x []float32, t num.DType) {
-	if t == num.Float32 {
-		return
-	}
-	for i, v := range x {
-		x[i] = t.Round(v)
-	}
+	s.R.RoundAll(dx)
 }
 
 // rounded is a rounded copy; x itself where nothing is to be rounded.
@@ -67,6 +57,6 @@ func rounded(x []float32, t num.DType) []float32 {
 	}
 	y := make([]float32, len(x))
 	copy(y, x)
-	round(y, t)
+	t.RoundAll(y)
 	return y
 }

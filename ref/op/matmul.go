@@ -27,9 +27,10 @@ func dot(x, w []float32) float32 {
 	return s
 }
 
-func dot4(x, w []float32, k int) (s0, s1, s2, s3 float32) {
-	w0, w1, w2, w3 := w[:k], w[k:2*k], w[2*k:3*k], w[3*k:4*k]
-	w0, w1, w2, w3 = w0[:len(x)], w1[:len(x)], w2[:len(x)], w3[:len(x)]
+// dot4 is dot with four rows of w, stride apart.
+func dot4(x, w []float32, stride int) (s0, s1, s2, s3 float32) {
+	n := len(x)
+	w0, w1, w2, w3 := w[:n], w[stride:stride+n], w[2*stride:2*stride+n], w[3*stride:3*stride+n]
 	for i, v := range x {
 		s0 += float32(v * w0[i])
 		s1 += float32(v * w1[i])

@@ -158,12 +158,15 @@ func load(t *Tensor) []float32 {
 		return b.full[from:to]
 	}
 	x := make([]float32, to-from)
-	widen := num.FromBFloat16
-	if t.DType == num.Float16 {
-		widen = num.FromFloat16
-	}
-	for i, h := range b.half[from:to] {
-		x[i] = widen(h)
+	switch half := b.half[from:to]; t.DType {
+	case num.BFloat16:
+		for i, h := range half {
+			x[i] = num.FromBFloat16(h)
+		}
+	case num.Float16:
+		for i, h := range half {
+			x[i] = num.FromFloat16(h)
+		}
 	}
 	return x
 }
@@ -179,12 +182,15 @@ func store(t *Tensor, x []float32) {
 		copy(b.full[from:to], x)
 		return
 	}
-	narrow := num.ToBFloat16
-	if t.DType == num.Float16 {
-		narrow = num.ToFloat16
-	}
-	for i, v := range x {
-		b.half[from+i] = narrow(v)
+	switch half := b.half[from:to]; t.DType {
+	case num.BFloat16:
+		for i, v := range x {
+			half[i] = num.ToBFloat16(v)
+		}
+	case num.Float16:
+		for i, v := range x {
+			half[i] = num.ToFloat16(v)
+		}
 	}
 }
 
