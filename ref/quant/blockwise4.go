@@ -46,10 +46,11 @@ func block4(codes []uint8, x []float32, c *Codebook) float32 {
 }
 
 // Dequantize4 is the way back for the elements from first on: dst[i] = round(value·absmax), rounded to float32, then to t.
-func Dequantize4(dst []float32, first int, packed []byte, absmax []float32, c *Codebook, blocksize int, t num.DType) {
+func (p Profile) Dequantize4(dst []float32, first int, packed []byte, absmax []float32, c *Codebook, blocksize int, t num.DType) {
+	values := p.values4(c, blocksize, t)
 	for i := range dst {
 		at := first + i
-		dst[i] = t.Round(float32(c.Values[nibble(packed, at)] * absmax[at/blocksize]))
+		dst[i] = t.Round(float32(values[nibble(packed, at)] * absmax[at/blocksize]))
 	}
 }
 

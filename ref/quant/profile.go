@@ -3,6 +3,9 @@ package quant
 import (
 	"fmt"
 	"math"
+	"sort"
+
+	"qlora/ref/num"
 )
 
 // Profile names whose arithmetic is followed. Spec is this specification. The others are what bitsandbytes does on a CPU,
@@ -41,11 +44,22 @@ func (p Profile) block4(codes []uint8, x []float32, c *Codebook, short bool) flo
 func (p Profile) block8(codes []byte, x []float32, m *Map8, bounds []float32) float32 {
 	switch p {
 	case BnBCPU049:
-		return block8BnB049(codes, x, m, bounds)
+		return block8BnB049(codes, x, m)
 	case BnBCPU050:
 		return block8BnB050(codes, x, bounds)
 	}
 	return block8(codes, x, m, bounds)
+}
+
+// values4 are what codes stand for on the way back to t. In 0.49 block sizes from 2048 on are left to a torch kernel, which
+// rounds the values to t first and has FP4's with four decimals.
+func (p Profile) values4(c *Codebook, blocksize int, t num.DType) [16]float32 {
+	if p != BnBCPU049 || blocksize < 2048 {
+		return c.Values
+	}
+	values := valuesBnB049(c)
+	t.RoundAll(values[:])
+	return values
 }
 
 // nestedMap is the map of double quantization. The C++ of 0.49 writes −1 over the lowest value of the map it is given.
@@ -113,13 +127,18 @@ func block4BnB049(codes []uint8, x []float32, c *Codebook) float32 {
 	return m
 }
 
-func codeBnB049(c *Codebook, x float32) (best uint8) {
+func valuesBnB049(c *Codebook) [16]float32 {
 	values := c.Values
 	if c.signBit {
 		for i, v := range fp4Rounded {
 			values[i], values[i|8] = v, 0-v
 		}
 	}
+	return values
+}
+
+func codeBnB049(c *Codebook, x float32) (best uint8) {
+	values := valuesBnB049(c)
 	least := float32(math.Inf(1))
 	for i, v := range values {
 		if d := float32(math.Abs(float64(x - v))); d < least {
@@ -129,11 +148,22 @@ func codeBnB049(c *Codebook, x float32) (best uint8) {
 	return best
 }
 
-// block8BnB049 is the C++ of 0.49: nearest as in Spec, but a block of zeros gets code 0.
-func block8BnB049(codes []byte, x []float32, m *Map8, bounds []float32) float32 {
-	top := block8(codes, x, m, bounds)
+// block8BnB049 is the C++ of 0.49: of the two values around x the one whose float32 distance is less, the lower of equals.
+// Rounding makes distances equal that are not. A block of zeros gets code 0.
+func block8BnB049(codes []byte, x []float32, m *Map8) float32 {
+	top := absmax(x)
 	if top == 0 {
 		clear(codes)
+		return 0
+	}
+	r := 1 / top
+	for i, v := range x {
+		s := clamp(float32(v * r))
+		above := sort.Search(256, func(c int) bool { return m[c] > s })
+		codes[i] = uint8(max(above-1, 0))
+		if above > 0 && above < 256 && m[above]-s < s-m[above-1] {
+			codes[i] = uint8(above)
+		}
 	}
 	return top
 }

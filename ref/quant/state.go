@@ -74,7 +74,7 @@ func (t *Tensor) Dequantize(dst []float32, dt num.DType) error {
 	if len(dst) != elements(t.Shape) {
 		return fmt.Errorf("a tensor of shape %v does not fit %d values", t.Shape, len(dst))
 	}
-	Dequantize4(dst, 0, t.Packed, t.Scales(), t.Type, t.Blocksize, dt)
+	Spec.Dequantize4(dst, 0, t.Packed, t.Scales(), t.Type, t.Blocksize, dt)
 	return nil
 }
 
