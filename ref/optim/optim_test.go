@@ -1,0 +1,143 @@
+package optim
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"qlora/ref/num"
+	"qlora/ref/quant"
+)
+
+func random(stream uint32, n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = num.Normal(1, num.Counter{Step: stream, Element: uint64(i)})
+	}
+	return x
+}
+
+// AdamW in float64, from the paper's algorithm 2: a few roundings away after some steps.
+func TestAdamWAgainstTheFormula(t *testing.T) {
+	c := AdamWConfig{LR: 0.01, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1}
+	const n = 500
+	p, m, v := random(1, n), make([]float32, n), make([]float32, n)
+	p64, m64, v64 := make([]float64, n), make([]float64, n), make([]float64, n)
+	for i := range p {
+		p64[i] = float64(p[i])
+	}
+	for step := 1; step <= 10; step++ {
+		g := random(uint32(step+1), n)
+		norm := Norm([][]float32{g})
+		AdamW(p, m, v, g, NewScalars(c, 5, step), norm)
+		clip := min(1, 5/(float64(norm)+1e-6))
+		for i := range p64 {
+			g := float64(g[i]) * clip
+			p64[i] *= 1 - c.LR*c.WeightDecay
+			m64[i] = c.Beta1*m64[i] + (1-c.Beta1)*g
+			v64[i] = c.Beta2*v64[i] + (1-c.Beta2)*g*g
+			mHat, vHat := m64[i]/(1-math.Pow(c.Beta1, float64(step))), v64[i]/(1-math.Pow(c.Beta2, float64(step)))
+			p64[i] -= c.LR * mHat / (math.Sqrt(vHat) + c.Eps)
+		}
+	}
+	for i := range p {
+		if diff := math.Abs(float64(p[i]) - p64[i]); diff > 10*4*(math.Abs(p64[i])+0.1)/(1<<24) {
+			t.Errorf("p[%d] = %v, want %v", i, p[i], p64[i])
+		}
+	}
+}
+
+// The first step moves every parameter by the learning rate, whatever the size of its gradient.
+func TestFirstStep(t *testing.T) {
+	p, g := []float32{1, 1, 1, 1}, []float32{1e-3, -5, 1e6, 0}
+	AdamW(p, make([]float32, 4), make([]float32, 4), g, NewScalars(AdamWConfig{LR: 0.5, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}, 0, 1), Norm([][]float32{g}))
+	for i, want := range []float64{0.5, 1.5, 0.5, 1} {
+		if math.Abs(float64(p[i])-want) > 2e-5 {
+			t.Errorf("p[%d] = %v, want %v", i, p[i], want)
+		}
+	}
+}
+
+func TestClip(t *testing.T) {
+	if got := Norm([][]float32{{3}, {0, 4}}); got != 5 {
+		t.Error(got)
+	}
+	if ClipScale(5, 10) != 1 || ClipScale(5, 0) != 1 {
+		t.Error("clipped below the limit")
+	}
+	if got := ClipScale(5, 1); math.Abs(float64(got)-0.2) > 1e-6 {
+		t.Error(got)
+	}
+}
+
+// 8-bit moments follow 32-bit ones: the first step is the same to the bit, for it reads empty moments, and later ones stray
+// by a few learning rates at most.
+func TestAdamW8(t *testing.T) {
+	c := AdamWConfig{LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}
+	const n = 5000
+	p, m, v := random(1, n), make([]float32, n), make([]float32, n)
+	p8, s := slices.Clone(p), NewState8(n)
+	for step := 1; step <= 20; step++ {
+		g := random(uint32(step+1), n)
+		scalars, norm := NewScalars(c, 0, step), Norm([][]float32{g})
+		AdamW(p, m, v, g, scalars, norm)
+		AdamW8(p8, s, g, scalars, norm, quant.Spec)
+		if step == 1 && !slices.Equal(p, p8) {
+			t.Fatal("the first steps differ")
+		}
+	}
+	sum := 0.0
+	for i := range p {
+		sum += math.Abs(float64(p[i] - p8[i]))
+	}
+	if mean := sum / n; mean == 0 || mean > 2*c.LR {
+		t.Errorf("mean distance %v", mean)
+	}
+	if got, want := s.Bytes(), 2*n+2*4*20; got != want {
+		t.Errorf("%d bytes, want %d", got, want)
+	}
+}
+
+// The values that transformers' get_scheduler gives (5.23), as multiples of the peak.
+func TestSchedules(t *testing.T) {
+	for _, c := range []struct {
+		kind         string
+		warmup, step int
+		want         float64
+	}{
+		{"constant", 10, 0, 1}, {"constant", 10, 99, 1},
+		{"constant_with_warmup", 10, 0, 0}, {"constant_with_warmup", 10, 5, 0.5}, {"constant_with_warmup", 10, 50, 1},
+		{"linear", 10, 5, 0.5}, {"linear", 10, 10, 1}, {"linear", 10, 55, 0.5}, {"linear", 10, 100, 0}, {"linear", 0, 0, 1},
+		{"cosine", 10, 5, 0.5}, {"cosine", 10, 10, 1}, {"cosine", 10, 55, 0.5}, {"cosine", 10, 40, 0.75}, {"cosine", 10, 100, 0},
+	} {
+		s := Schedule{c.kind, c.warmup, 100}
+		if got := s.LR(2, c.step); math.Abs(got-2*c.want) > 1e-7 || s.Check() != nil {
+			t.Errorf("%s with %d steps of warm-up: %v after %d steps, want %v", c.kind, c.warmup, got, c.step, 2*c.want)
+		}
+	}
+	if err := (Schedule{Kind: "exponential"}).Check(); err == nil {
+		t.Error("exponential is not known")
+	}
+}
+
+func TestPager(t *testing.T) {
+	p := Pager{Cap: 100}
+	for _, c := range []struct {
+		name string
+		in   bool
+		out  []string
+	}{
+		{"a", true, nil}, {"b", true, nil}, {"a", false, nil}, {"c", true, []string{"b"}}, {"b", true, []string{"a"}}, {"c", false, nil},
+	} {
+		in, out, err := p.Use(c.name, 40)
+		if in != c.in || !slices.Equal(out, c.out) || err != nil || p.Used() > p.Cap {
+			t.Errorf("%s: in %v, out %v, error %v; want %v, %v", c.name, in, out, err, c.in, c.out)
+		}
+	}
+	if in, out, err := p.Use("large", 90); !in || !slices.Equal(out, []string{"b", "c"}) || err != nil {
+		t.Errorf("%v %v %v", in, out, err)
+	}
+	if _, _, err := p.Use("too large", 101); err == nil {
+		t.Error("a page larger than the cap was accepted")
+	}
+}
