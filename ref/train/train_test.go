@@ -1,0 +1,246 @@
+package train
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"qlora/ref/checkpoint"
+	"qlora/ref/llama"
+	"qlora/ref/lora"
+	"qlora/ref/num"
+	"qlora/ref/op"
+	"qlora/ref/optim"
+	"qlora/ref/quant"
+)
+
+var tiny = llama.Config{
+	HiddenSize: 32, IntermediateSize: 48, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 2, HeadDim: 8,
+	VocabSize: 40, MaxPositionEmbeddings: 32, RMSNormEps: 1e-5, RoPETheta: 10000,
+}
+
+// setting is what the cases vary.
+type setting struct {
+	compute       num.DType
+	rank          int
+	dropout       float32
+	eightBit      bool
+	checkpointing bool
+}
+
+func newTrainer(t *testing.T, s setting) *Trainer {
+	t.Helper()
+	d := op.NewPlain(0)
+	m, err := llama.New(d, tiny, llama.Options{
+		Compute: s.compute,
+		Quant:   &quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true},
+		LoRA:    &lora.Config{R: s.rank, Alpha: 8, Dropout: s.dropout, Seed: 5},
+	}, randomWeights)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Checkpointing = s.checkpointing
+	return New(d, m, Config{
+		AdamW:    optim.AdamWConfig{LR: 0.02, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01},
+		Schedule: optim.Schedule{Kind: "linear", Warmup: 2, Steps: 12}, MaxGradNorm: 1, EightBit: s.eightBit,
+	})
+}
+
+func randomWeights(name string) ([]float32, error) {
+	c := num.Counter{Purpose: num.Purpose(name)}
+	x := make([]float32, size(name))
+	for i := range x {
+		c.Element = uint64(i)
+		x[i] = num.Normal(3, c) * 0.1
+		if strings.Contains(name, "norm") {
+			x[i] += 1
+		}
+	}
+	return x, nil
+}
+
+func size(name string) int {
+	for part, n := range map[string]int{
+		"norm": 32, "embed_tokens": 40 * 32, "lm_head": 40 * 32, "q_proj": 32 * 32, "o_proj": 32 * 32,
+		"k_proj": 16 * 32, "v_proj": 16 * 32, "gate_proj": 48 * 32, "up_proj": 48 * 32, "down_proj": 48 * 32,
+	} {
+		if strings.Contains(name, part) {
+			return n
+		}
+	}
+	return 0
+}
+
+// batch has four sequences of different lengths, some labels ignored.
+func batch(step int) (s Sequences) {
+	for i, n := range []int{7, 12, 3, 9} {
+		seq := Sequence{IDs: make([]int32, n), Labels: make([]int32, n)}
+		for j := range n {
+			seq.IDs[j] = int32((7*step + 5*i + 3*j*j) % 40)
+			seq.Labels[j] = int32((11*step + i + j) % 40)
+			if (i+j)%4 == 0 {
+				seq.Labels[j] = op.IgnoredLabel
+			}
+		}
+		s = append(s, seq)
+	}
+	return s
+}
+
+// cut divides a batch into micro-batches of n sequences.
+func cut(s Sequences, n int) (micro []Sequences) {
+	for ; len(s) > n; s = s[n:] {
+		micro = append(micro, s[:n])
+	}
+	return append(micro, s)
+}
+
+func step(t *testing.T, tr *Trainer, micro int) Report {
+	t.Helper()
+	r, err := tr.Step(cut(batch(tr.Steps()), micro))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func state(t *testing.T, tr *Trainer) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "state")
+	if err := tr.Save(path, "test"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+var settings = map[string]setting{
+	"bfloat16":                {compute: num.BFloat16, rank: 4},
+	"bfloat16, dropout":       {compute: num.BFloat16, rank: 4, dropout: 0.1},
+	"float32, 8-bit, dropout": {compute: num.Float32, rank: 256, dropout: 0.3, eightBit: true},
+}
+
+// A run's bytes do not depend on how its batches are cut, nor on whether activations are kept or computed again.
+func TestMicroBatchesAndCheckpointing(t *testing.T) {
+	for name, s := range settings {
+		whole := newTrainer(t, s)
+		s.checkpointing = true
+		cutUp := newTrainer(t, s)
+		for range 3 {
+			a, b := step(t, whole, 4), step(t, cutUp, 1)
+			if a != b {
+				t.Errorf("%s: %+v in one batch, %+v cut up", name, a, b)
+			}
+		}
+		if !bytes.Equal(state(t, whole), state(t, cutUp)) {
+			t.Errorf("%s: the states differ", name)
+		}
+	}
+}
+
+// Stopping and going on leaves no trace.
+func TestResume(t *testing.T) {
+	for name, s := range settings {
+		through := newTrainer(t, s)
+		var reports []Report
+		for range 6 {
+			reports = append(reports, step(t, through, 2))
+		}
+		first := newTrainer(t, s)
+		for range 3 {
+			step(t, first, 2)
+		}
+		saved := state(t, first)
+		f, err := checkpoint.Parse(bytes.NewReader(saved), int64(len(saved)), "state")
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := newTrainer(t, s)
+		if err := second.Load(f, "test"); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			if r := step(t, second, 2); r != reports[3+i] {
+				t.Errorf("%s: %+v, without stopping %+v", name, r, reports[3+i])
+			}
+		}
+		if !bytes.Equal(state(t, through), state(t, second)) {
+			t.Errorf("%s: the states differ", name)
+		}
+		if err := newTrainer(t, s).Load(f, "another"); err == nil || !strings.Contains(err.Error(), "another run") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The state of a run of another rank is refused, and changes nothing.
+func TestLoadRefuses(t *testing.T) {
+	saved := state(t, newTrainer(t, setting{compute: num.Float32, rank: 4}))
+	f, err := checkpoint.Parse(bytes.NewReader(saved), int64(len(saved)), "state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newTrainer(t, setting{compute: num.Float32, rank: 8})
+	before := state(t, other)
+	if err := other.Load(f, "test"); err == nil || !strings.Contains(err.Error(), "shape") {
+		t.Error(err)
+	}
+	if !bytes.Equal(before, state(t, other)) {
+		t.Error("a refused state was partly loaded")
+	}
+}
+
+// It learns: a batch seen again and again is known by heart, with every kind of moments.
+func TestLearns(t *testing.T) {
+	for name, s := range settings {
+		if s.dropout > 0.1 {
+			s.dropout = 0
+		}
+		tr := newTrainer(t, s)
+		tr.config.Schedule.Kind = "constant"
+		var first, last float32
+		for i := range 60 {
+			r, err := tr.Step([]Sequences{batch(0)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				first = r.Loss
+			}
+			last = r.Loss
+		}
+		if !(last < first/4) {
+			t.Errorf("%s: loss %v at first, %v in the end", name, first, last)
+		}
+	}
+}
+
+// Evaluate measures what a step reports before its update.
+func TestEvaluate(t *testing.T) {
+	tr := newTrainer(t, setting{compute: num.BFloat16, rank: 4})
+	loss, n, err := Evaluate(tr.device, tr.model, cut(batch(0), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := step(t, tr, 4); r.Loss != loss || n != 23 || r.Tokens != 31 {
+		t.Errorf("evaluated %v over %d, the step says %+v", loss, n, r)
+	}
+	if _, _, err := Evaluate(tr.device, tr.model, nil); err == nil {
+		t.Error("nothing was evaluated")
+	}
+}
+
+func TestBadBatches(t *testing.T) {
+	tr := newTrainer(t, setting{compute: num.BFloat16, rank: 4})
+	if _, err := tr.Step([]Sequences{{{IDs: []int32{1}, Labels: []int32{op.IgnoredLabel}}}}); err == nil || !strings.Contains(err.Error(), "label") {
+		t.Error(err)
+	}
+	if _, err := tr.Step([]Sequences{{{IDs: []int32{40}, Labels: []int32{1}}}}); err == nil || !strings.Contains(err.Error(), "embed_tokens") || !strings.Contains(err.Error(), "token id 40") {
+		t.Error(err)
+	}
+}
