@@ -27,7 +27,7 @@ func (p *Pager) Use(name string, bytes int64) (in bool, out []string, err error)
 			return false, nil, nil
 		}
 	}
-	for p.used+bytes > p.Cap {
+	for bytes > p.Cap-p.used {
 		oldest := p.recent[0]
 		p.recent, p.used = p.recent[1:], p.used-oldest.bytes
 		out = append(out, oldest.name)

@@ -22,13 +22,14 @@ func (s Schedule) Check() error {
 	return fmt.Errorf("lr_scheduler_type %q: want constant, constant_with_warmup, linear or cosine", s.Kind)
 }
 
-// LR is the learning rate after step optimizer steps, of a given peak. Warm-up rises from 0, which the first step gets.
+// LR is the learning rate after step optimizer steps, of a given peak. Warm-up rises from 0, which the first step gets. The
+// cosine's (1 + cos(π(1−x)))/2 is computed as sin²(πx/2), x the part of the course that is left: nothing cancels near the end.
 func (s Schedule) LR(peak float64, step int) float64 {
 	if s.Kind == "constant" {
 		return peak
 	}
 	if step < s.Warmup {
-		return float64(peak*float64(step)) / float64(s.Warmup)
+		return float64(peak * (float64(step) / float64(s.Warmup)))
 	}
 	if s.Kind == "constant_with_warmup" {
 		return peak
@@ -37,6 +38,6 @@ func (s Schedule) LR(peak float64, step int) float64 {
 	if s.Kind == "linear" {
 		return float64(peak * left)
 	}
-	_, cos := num.SinCos(float32(float64(math.Pi * (1 - left))))
-	return float64(peak * float64(0.5*(1+float64(cos))))
+	sin, _ := num.SinCos(float32(float64(math.Pi / 2 * left)))
+	return float64(peak * float64(float64(sin)*float64(sin)))
 }
