@@ -6,15 +6,24 @@
 package config
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
+
+// maxFile is the largest configuration file in bytes. The parser takes time that grows with the square of how deep brackets nest.
+const maxFile = 16 << 10
 
 // UsageError is a mistake in the command line or in a configuration file: exit code 2.
 type UsageError struct{ Message string }
@@ -49,16 +58,17 @@ func fields(v reflect.Value) (list []option) {
 	return list
 }
 
-// find gives the option of a name, or an error that suggests the nearest.
-func find(list []option, name string) (option, error) {
-	wanted := normal(name)
+// find gives the option of a name, or an error that suggests the nearest, spelled as in a file or as a flag.
+func find(list []option, name string, spell func(string) string) (option, error) {
+	wanted := fileName(name)
 	best, least := "", 1+max(2, len(wanted)/3)
 	for _, o := range list {
 		for _, n := range append([]string{o.name}, o.aliases...) {
 			if n == wanted {
 				return o, nil
 			}
-			if d := distance(n, wanted); d < least {
+			// Names without a letter in common are no suggestion.
+			if d := distance(n, wanted); d < least && d < max(len(n), len(wanted)) {
 				best, least = n, d
 			}
 		}
@@ -66,10 +76,12 @@ func find(list []option, name string) (option, error) {
 	if best == "" {
 		return option{}, fmt.Errorf("unknown")
 	}
-	return option{}, fmt.Errorf("unknown; did you mean %s?", best)
+	return option{}, fmt.Errorf("unknown; did you mean %s?", spell(best))
 }
 
-func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
+func fileName(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+func flagName(name string) string { return "--" + strings.ReplaceAll(name, "_", "-") }
 
 // distance is the number of characters to insert, delete or replace between a and b (Levenshtein).
 func distance(a, b string) int {
@@ -92,7 +104,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// ParseFlags sets fields from flags, --name value or --name=value, and returns the other arguments. -1.5 is an argument.
+// ParseFlags sets fields from flags, --name value or --name=value, and returns the other arguments. -1.5 is an argument, and
+// all are after --. A bool's value may be left out; a value that begins with - is written after =.
 func ParseFlags(args []string, into any) (rest []string, err error) {
 	list := options(into)
 	for i := 0; i < len(args); i++ {
@@ -105,19 +118,20 @@ func ParseFlags(args []string, into any) (rest []string, err error) {
 			continue
 		}
 		name, text, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		o, err := find(list, name)
+		o, err := find(list, name, flagName)
 		if err != nil {
 			return nil, Usagef("flag --%s: %v", name, err)
 		}
+		more := i+1 < len(args)
 		switch {
 		case given:
-		case o.value.Kind() == reflect.Bool:
+		case o.value.Kind() == reflect.Bool && !(more && isBool(args[i+1])):
 			text = "true"
-		case i+1 < len(args):
+		case more && !isFlag(args[i+1]):
 			i++
 			text = args[i]
 		default:
-			return nil, Usagef("flag --%s needs a value", name)
+			return nil, Usagef("flag --%s needs a value: --%s VALUE, or --%s=VALUE if it begins with -", name, name, name)
 		}
 		if err := set(o.value, strings.Split(text, ","), text); err != nil {
 			return nil, Usagef("flag --%s: %v", name, err)
@@ -131,12 +145,22 @@ func isFlag(arg string) bool {
 		return false
 	}
 	_, err := strconv.ParseFloat(arg, 64)
-	return err != nil
+	return err != nil && !errors.Is(err, strconv.ErrRange)
+}
+
+// isBool tells a bool flag's value from the argument after it: 1 is an argument.
+func isBool(arg string) bool {
+	return strings.EqualFold(arg, "true") || strings.EqualFold(arg, "false")
 }
 
 // ParseFile sets fields from a YAML file.
 func ParseFile(name string, into any) error {
-	b, err := os.ReadFile(name)
+	f, err := os.Open(name)
+	if err != nil {
+		return Usagef("configuration: %v", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return Usagef("configuration: %v", err)
 	}
@@ -145,9 +169,15 @@ func ParseFile(name string, into any) error {
 
 // ParseYAML sets fields from a mapping of names to values; name is the file's, for errors.
 func ParseYAML(b []byte, name string, into any) error {
-	file, err := parser.ParseBytes(b, 0)
+	if len(b) > maxFile {
+		return Usagef("%s: over %d bytes: no configuration", name, maxFile)
+	}
+	if !utf8.Valid(b) {
+		return Usagef("%s: not UTF-8 text", name)
+	}
+	file, err := parser.ParseBytes(bytes.TrimPrefix(b, []byte("\ufeff")), 0)
 	if err != nil {
-		return Usagef("%s: %v", name, err)
+		return syntaxError(err, name)
 	}
 	list, seen := options(into), map[string]bool{}
 	for _, doc := range file.Docs {
@@ -159,8 +189,8 @@ func ParseYAML(b []byte, name string, into any) error {
 			return Usagef("%s:%d: %v", name, line(doc.Body), err)
 		}
 		for _, pair := range pairs {
-			key := pair.Key.String()
-			o, err := find(list, key)
+			key := keyName(pair.Key)
+			o, err := find(list, key, fileName)
 			if err == nil && seen[o.name] {
 				err = fmt.Errorf("is there twice")
 			}
@@ -174,6 +204,26 @@ func ParseYAML(b []byte, name string, into any) error {
 		}
 	}
 	return nil
+}
+
+// syntaxError leaves out the parser's excerpt of the file.
+func syntaxError(err error, name string) error {
+	var e interface {
+		error
+		GetToken() *token.Token
+		GetMessage() string
+	}
+	if errors.As(err, &e) && e.GetToken() != nil && e.GetToken().Position != nil {
+		return Usagef("%s:%d: %s", name, e.GetToken().Position.Line, e.GetMessage())
+	}
+	return Usagef("%s: %v", name, err)
+}
+
+func keyName(n ast.MapKeyNode) string {
+	if s, ok := n.(*ast.StringNode); ok {
+		return s.Value // without quotes
+	}
+	return n.String()
 }
 
 func line(n ast.Node) int {
@@ -215,23 +265,29 @@ func setNode(v reflect.Value, n ast.Node) error {
 	if err != nil {
 		return err
 	}
-	return set(v, []string{text}, text)
+	return set(v, strings.Split(text, ","), text)
 }
 
+// scalar is the text of a value as it was written. Anchors, aliases and tags are refused.
 func scalar(n ast.Node) (string, error) {
 	switch n := n.(type) {
 	case *ast.StringNode:
 		return n.Value, nil
+	case *ast.LiteralNode: // lines after | or >
+		return n.Value.Value, nil
 	case *ast.NullNode:
 		return "", nil
-	case ast.ScalarNode:
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		return n.GetToken().Value, nil
 	}
-	return "", fmt.Errorf("want a value, not a %s", strings.ToLower(n.Type().String()))
+	return "", fmt.Errorf("want a plain value, found YAML's %s", strings.ToLower(n.Type().String()))
 }
 
 // set converts text, or items if the field is a list.
 func set(v reflect.Value, items []string, text string) error {
+	if !utf8.ValidString(text) {
+		return fmt.Errorf("%q: want UTF-8 text", text)
+	}
 	switch p := v.Addr().Interface().(type) {
 	case *string:
 		*p = text
@@ -251,7 +307,7 @@ func set(v reflect.Value, items []string, text string) error {
 	case *uint64:
 		return convert(p, func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }, text, "a whole number that is not negative")
 	case *float64:
-		return convert(p, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }, text, "a number")
+		return convert(p, parseNumber, text, "a finite number")
 	case *Size:
 		return convert(p, parseSize, text, "a size such as 48GiB")
 	}
@@ -265,6 +321,14 @@ func convert[T any](p *T, parse func(string) (T, error), text, want string) erro
 	}
 	*p = x
 	return nil
+}
+
+func parseNumber(text string) (float64, error) {
+	x, err := strconv.ParseFloat(text, 64)
+	if err == nil && (math.IsNaN(x) || math.IsInf(x, 0)) {
+		err = strconv.ErrRange
+	}
+	return x, err
 }
 
 // units in which sizes are written, longer names first.
@@ -289,6 +353,17 @@ func parseSize(text string) (Size, error) {
 		return 0, fmt.Errorf("not a size")
 	}
 	return Size(x * scale), nil
+}
+
+// String gives the largest binary unit in which the size is a whole number.
+func (s Size) String() string {
+	for _, unit := range []string{"", "KiB", "MiB", "GiB"} {
+		if s == 0 || s%1024 != 0 {
+			return strconv.FormatInt(int64(s), 10) + unit
+		}
+		s /= 1024
+	}
+	return strconv.FormatInt(int64(s), 10) + "TiB"
 }
 
 // YAML writes all fields so that ParseYAML reads the same back.
@@ -316,17 +391,17 @@ func yamlValue(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
-// Help lists the options with their current values.
+// Help lists the options with their current values, but for those that are empty or false.
 func Help(of any) string {
 	var b strings.Builder
 	for _, o := range options(of) {
-		names := "--" + strings.ReplaceAll(o.name, "_", "-")
+		names := flagName(o.name)
 		for _, a := range o.aliases {
-			names += ", --" + strings.ReplaceAll(a, "_", "-")
+			names += ", " + flagName(a)
 		}
-		fmt.Fprintf(&b, "  %-42s %s", names, o.help)
-		if !o.value.IsZero() {
-			fmt.Fprintf(&b, " (%s)", yamlValue(o.value))
+		fmt.Fprintf(&b, "  %-44s %s", names, o.help)
+		if now := yamlValue(o.value); now != `""` && now != "[]" && now != "false" {
+			fmt.Fprintf(&b, " (%s)", now)
 		}
 		b.WriteByte('\n')
 	}

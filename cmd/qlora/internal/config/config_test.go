@@ -2,6 +2,8 @@ package config
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +43,89 @@ func TestYAML(t *testing.T) {
 	}
 }
 
+// A value means the same in every way that YAML has of writing it.
+func TestSpellings(t *testing.T) {
+	for text, want := range map[string]sample{
+		"'model': \"demo\"\n":                   {Model: "demo"},
+		"\ufeffmodel: demo # the small one\r\n": {Model: "demo"},
+		"model: |\n  two\n  lines\n":            {Model: "two\nlines\n"},
+		"model: >-\n  one\n  line\n":            {Model: "one line"},
+		"model: 0x10\n":                         {Model: "0x10"},
+		"model: true\n":                         {Model: "true"},
+		"model:\nsteps: 3\n":                    {Steps: 3},
+		"{model: demo, steps: 3}":               {Model: "demo", Steps: 3},
+		"target-modules: q_proj, v_proj\n":      {Targets: []string{"q_proj", "v_proj"}},
+		"target_modules:\n- q_proj\n- v_proj\n": {Targets: []string{"q_proj", "v_proj"}},
+		"seed: 18446744073709551615\n":          {Seed: 1<<64 - 1},
+	} {
+		var got sample
+		if err := ParseYAML([]byte(text), "run.yaml", &got); err != nil || !cmp.Equal(got, want) {
+			t.Errorf("%q: %v %s", text, err, cmp.Diff(want, got))
+		}
+	}
+}
+
+func TestBoolFlags(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want bool
+		rest []string
+	}{
+		{[]string{"--resume"}, true, nil},
+		{[]string{"--resume", "False"}, false, nil},
+		{[]string{"--resume=0"}, false, nil},
+		{[]string{"--resume", "0"}, true, []string{"0"}},
+		{[]string{"--resume", "--steps", "3"}, true, nil},
+	} {
+		got := sample{Resume: !c.want}
+		rest, err := ParseFlags(c.args, &got)
+		if err != nil || got.Resume != c.want || !slices.Equal(rest, c.rest) {
+			t.Errorf("%v: %v, %v, %v", c.args, got.Resume, rest, err)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]Size{
+		"0": 0, "48": 48, "48B": 48, "48GiB": 48 << 30, "48 GiB": 48 << 30, "0.5KiB": 512, "2GB": 2e9, "1TiB": 1 << 40, "3000TiB": 3000 << 40,
+	} {
+		got, err := parseSize(text)
+		if err != nil || got != want {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+		if again, err := parseSize(got.String()); err != nil || again != got {
+			t.Errorf("%s prints as %s, which is %v, %v", text, got, again, err)
+		}
+	}
+	for size, want := range map[Size]string{0: "0", 1000: "1000", 1536: "1536", 48 << 30: "48GiB", 3 << 20: "3MiB", 5 << 50: "5120TiB"} {
+		if size.String() != want {
+			t.Errorf("%d prints as %s, want %s", int64(size), size, want)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	got := Help(&sample{Steps: 60, Limit: 48 << 30})
+	for _, want := range []string{"--model ", "the model", "--max-steps, --steps", "(60)", "(48GiB)"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+func TestParseFile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "run.yaml")
+	if err := os.WriteFile(name, []byte("steps: 3\nstesp: 4\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var usage *UsageError
+	for file, want := range map[string]string{name: name + ":2: stesp: unknown", name + "x": name + "x"} {
+		if err := ParseFile(file, &sample{}); !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+}
+
 // What is printed reads back as it was.
 func TestYAMLComesBack(t *testing.T) {
 	want := sample{Model: "a: b\n# \"c\"", Steps: -3, LR: 1.0 / 3, Resume: true, Seed: 1 << 63, Targets: []string{"q", "k"}, Limit: 12345}
@@ -56,19 +141,36 @@ func TestMistakes(t *testing.T) {
 		yaml string
 		want []string
 	}{
-		{args: []string{"--stesp", "3"}, want: []string{"--stesp", "did you mean steps"}},
-		{args: []string{"--learning-rte", "3"}, want: []string{"did you mean learning_rate"}},
+		{args: []string{"--stesp", "3"}, want: []string{"--stesp", "did you mean --steps?"}},
+		{args: []string{"--learning-rte", "3"}, want: []string{"did you mean --learning-rate?"}},
 		{args: []string{"--completely-different"}, want: []string{"unknown"}},
 		{args: []string{"--steps"}, want: []string{"--steps", "needs a value"}},
+		{args: []string{"--model", "--resume"}, want: []string{"--model", "needs a value"}},
+		{args: []string{"--model", "\xff"}, want: []string{"--model", "UTF-8"}},
+		{args: []string{"--lr", "inf"}, want: []string{"--lr", "finite"}},
+		{args: []string{"--lr=nan"}, want: []string{"--lr", "finite"}},
 		{args: []string{"--steps", "many"}, want: []string{"--steps", `"many"`, "whole number"}},
 		{args: []string{"--resume=perhaps"}, want: []string{"--resume", "true or false"}},
-		{args: []string{"--memory-limit", "-3GB"}, want: []string{"48GiB"}},
+		{args: []string{"--memory-limit=-3GB"}, want: []string{"48GiB"}},
 		{yaml: "model: demo\nstesp: 3\n", want: []string{"run.yaml:2", "stesp", "did you mean steps"}},
 		{yaml: "steps: 3\nmax_steps: 4\n", want: []string{"run.yaml:2", "twice"}},
 		{yaml: "steps: [1, 2]\n", want: []string{"run.yaml:1", "not a list"}},
 		{yaml: "steps: {a: 1}\n", want: []string{"run.yaml:1", "mapping"}},
+		{yaml: "\nsteps: many\n", want: []string{"run.yaml:2: steps", `"many"`, "whole number"}},
+		{yaml: "steps: 1.5\n", want: []string{`"1.5"`, "whole number"}},
+		{yaml: "steps:\n", want: []string{"run.yaml:1: steps", "whole number"}},
+		{yaml: "lr: .inf\n", want: []string{"run.yaml:1: lr", "finite"}},
+		{yaml: "resume: perhaps\n", want: []string{"run.yaml:1: resume", "true or false"}},
+		{yaml: "seed: -1\n", want: []string{"run.yaml:1: seed", "not negative"}},
+		{yaml: "memory_limit: 48 apples\n", want: []string{"run.yaml:1: memory_limit", "48GiB"}},
+		{yaml: "memory_limit: 9e18\n", want: []string{"48GiB"}},
+		{yaml: "model: !!str demo\n", want: []string{"run.yaml:1: model", "tag"}},
+		{yaml: "model: &a demo\n", want: []string{"run.yaml:1: model", "anchor"}},
+		{yaml: "a: 1\nmodel: *a\n", want: []string{"run.yaml:1: a"}},
+		{yaml: "model: \xff\n", want: []string{"run.yaml", "UTF-8"}},
+		{yaml: "model: " + strings.Repeat("[", maxFile), want: []string{"run.yaml", "16384 bytes"}},
 		{yaml: "- 3\n", want: []string{"run.yaml:1", "name: value"}},
-		{yaml: "a: [", want: []string{"run.yaml"}},
+		{yaml: "steps: 3\na: [", want: []string{"run.yaml:2: "}},
 	} {
 		var err error
 		if c.args != nil {
@@ -89,6 +191,22 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// No command line makes the parser panic, and what it accepts survives being printed.
+func FuzzFlags(f *testing.F) {
+	f.Add("--steps\n60\n--lr=3e-3\n--resume\nfalse")
+	f.Add("--target-modules\nq_proj, v_proj\n-0.53\n--\n--model")
+	f.Add("--memory_limit\n1.5GiB\n-\n--=\n-1e999")
+	f.Fuzz(func(t *testing.T, lines string) {
+		var s, again sample
+		if _, err := ParseFlags(strings.Split(lines, "\n"), &s); err != nil {
+			return
+		}
+		if err := ParseYAML([]byte(YAML(&s)), "printed", &again); err != nil && len(YAML(&s)) <= maxFile || err == nil && !cmp.Equal(s, again) {
+			t.Errorf("%v\n%s%s", err, YAML(&s), cmp.Diff(s, again))
+		}
+	})
+}
+
 // No file makes the parser panic, and what it accepts survives being printed.
 func FuzzYAML(f *testing.F) {
 	f.Add([]byte("model: demo\nmax-steps: 60\n"))
@@ -96,7 +214,7 @@ func FuzzYAML(f *testing.F) {
 	f.Add([]byte("a: &x [*x]\n---\n? b\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s, again sample
-		if ParseYAML(b, "fuzz", &s) != nil || s.LR != s.LR {
+		if ParseYAML(b, "fuzz", &s) != nil || len(YAML(&s)) > maxFile {
 			return
 		}
 		if err := ParseYAML([]byte(YAML(&s)), "printed", &again); err != nil || !cmp.Equal(s, again) {
