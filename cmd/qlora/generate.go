@@ -58,15 +58,20 @@ func (s sampling) write(c console, w io.Writer, m *llama.Model, t *tokenizer.Tok
 	ids := append([]int32{t.BOS}, t.Encode(s.Prompt)...)
 	choice := op.Choice{Temperature: float32(s.Temperature), TopK: s.TopK, TopP: float32(s.TopP), Seed: s.Seed}
 	d := t.NewDecoder()
+	var text string // of the prompt, which waits for the first token: a prompt that is too long writes nothing
 	for _, id := range ids {
-		fmt.Fprint(w, d.Next(id))
+		text += d.Next(id)
 	}
 	left := s.Tokens
 	err := m.Generate(ids, s.Tokens, choice, func(id int32) bool {
-		fmt.Fprint(w, d.Next(id))
+		fmt.Fprint(w, text+d.Next(id))
+		text = ""
 		left--
 		return left > 0 && id != t.EOS && c.ctx.Err() == nil
 	})
-	fmt.Fprintln(w, d.Rest())
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w, d.Rest())
 	return err
 }
