@@ -2,15 +2,16 @@
 package plot
 
 import (
+	"encoding/xml"
 	"fmt"
-	"html"
 	"io"
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
-// Series is a line through points, drawn in the order given.
+// Series is a line through points, drawn in the order given; X and Y are of one length.
 type Series struct {
 	Name string
 	X, Y []float64
@@ -19,16 +20,19 @@ type Series struct {
 
 const (
 	width, height            = 720, 400
-	left, right, top, bottom = 64, 20, 44, 52
+	left, right, top, bottom = 84, 24, 66, 52
 )
 
 // colours are distinct to people who do not see red and green apart (Okabe and Ito).
 var colours = []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7"}
 
-// Lines draws the series over common axes. Points that are not finite are left out.
+// Lines draws the series over common axes. Points that are not finite are left out; a line of one point is a dot.
 func Lines(w io.Writer, title, xLabel, yLabel string, series []Series) error {
 	var xs, ys []float64
 	for _, s := range series {
+		if len(s.X) != len(s.Y) {
+			return fmt.Errorf("plot %q: series %q has %d x and %d y", title, s.Name, len(s.X), len(s.Y))
+		}
 		for i := range s.X {
 			if finite(s.X[i]) && finite(s.Y[i]) {
 				xs, ys = append(xs, s.X[i]), append(ys, s.Y[i])
@@ -40,13 +44,14 @@ func Lines(w io.Writer, title, xLabel, yLabel string, series []Series) error {
 	}
 	x, y := newAxis(xs, left, width-right), newAxis(ys, height-bottom, top)
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="12" fill="#333">`+"\n",
-		width, height, width, height)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" `+
+		`font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="12" fill="#444">`+"\n", width, height, width, height)
+	fmt.Fprintf(&b, "<title>%s</title>\n", escape(title))
 	b.WriteString(`<rect width="100%" height="100%" fill="#fff"/>` + "\n")
-	text(&b, left, 24, "start", `font-size="15" font-weight="bold"`, title)
+	text(&b, left, 27, "start", `font-size="16" font-weight="600" fill="#111"`, title)
 	drawGrid(&b, x, y)
 	text(&b, (left+width-right)/2, height-12, "middle", "", xLabel)
-	fmt.Fprintf(&b, `<text transform="translate(16 %d) rotate(-90)" text-anchor="middle">%s</text>`+"\n", (top+height-bottom)/2, html.EscapeString(yLabel))
+	fmt.Fprintf(&b, `<text transform="translate(16 %d) rotate(-90)" text-anchor="middle">%s</text>`+"\n", (top+height-bottom)/2, escape(yLabel))
 	for i, s := range series {
 		drawSeries(&b, s, colours[i%len(colours)], x, y)
 	}
@@ -56,7 +61,15 @@ func Lines(w io.Writer, title, xLabel, yLabel string, series []Series) error {
 	return err
 }
 
-func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+// finite leaves room for differences of two values.
+func finite(v float64) bool { return math.Abs(v) <= 1e300 }
+
+// escape makes any string text of XML.
+func escape(s string) string {
+	var b strings.Builder
+	xml.EscapeText(&b, []byte(s)) // a Builder takes everything
+	return b.String()
+}
 
 // axis maps values to pixels.
 type axis struct {
@@ -64,16 +77,25 @@ type axis struct {
 	from, to        float64
 }
 
-// newAxis ends at multiples of a step of 1, 2 or 5 times a power of ten, of which there are about five.
+// newAxis ends at multiples of a step of 1, 2 or 5 times a power of ten, of which there are about five. Whole numbers have
+// whole steps.
 func newAxis(values []float64, from, to float64) axis {
-	low, high := values[0], values[0]
+	low, high, whole := values[0], values[0], true
 	for _, v := range values {
-		low, high = min(low, v), max(high, v)
+		low, high, whole = min(low, v), max(high, v), whole && v == math.Trunc(v)
 	}
-	if low == high {
-		low, high = low-1, high+1
+	// Ticks closer than a millionth of the values would need labels too long to read.
+	if size := max(math.Abs(low), math.Abs(high)); high-low <= max(1e-6*size, 1e-300) {
+		pad := max(size/8, 1e-300)
+		if whole {
+			pad = max(pad, 1)
+		}
+		low, high = low-pad, high+pad
 	}
 	step := math.Pow(10, math.Floor(math.Log10((high-low)/5)))
+	if whole {
+		step = max(step, 1)
+	}
 	for _, m := range []float64{2, 2.5, 2} {
 		if (high-low)/step > 6 {
 			step *= m
@@ -91,19 +113,28 @@ func (a axis) ticks() (t []float64) {
 	return t
 }
 
-// label writes a tick without the noise of its last bits.
+// label writes a tick to the digits of the step, with an exponent where it would be long.
 func (a axis) label(v float64) string {
-	decimals := max(0, int(math.Ceil(-math.Log10(a.step)-1e-9)))
-	return strconv.FormatFloat(v, 'f', decimals, 64)
+	if v = a.step * math.Round(v/a.step); v == 0 {
+		return "0"
+	}
+	largest := max(math.Abs(a.low), math.Abs(a.high))
+	if largest >= 1e6 || a.step < 1e-5 {
+		return strconv.FormatFloat(v, 'e', magnitude(math.Abs(v))-magnitude(a.step), 64)
+	}
+	return strconv.FormatFloat(v, 'f', max(0, -magnitude(a.step)), 64)
 }
 
+// magnitude is the power of ten of v's first digit, for v that is a small multiple of a power of ten but for rounding.
+func magnitude(v float64) int { return int(math.Floor(math.Log10(v) + 1e-9)) }
+
 func text(b *strings.Builder, x, y float64, anchor, style, s string) {
-	fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="%s" %s>%s</text>`+"\n", x, y, anchor, style, html.EscapeString(s))
+	fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="%s" %s>%s</text>`+"\n", x, y, anchor, style, escape(s))
 }
 
 func drawGrid(b *strings.Builder, x, y axis) {
 	for _, v := range y.ticks() {
-		fmt.Fprintf(b, `<path d="M%d %.1fH%d" stroke="#ddd"/>`+"\n", left, y.at(v), width-right)
+		fmt.Fprintf(b, `<path d="M%d %.1fH%d" stroke="#e4e4e4"/>`+"\n", left, y.at(v), width-right)
 		text(b, left-8, y.at(v)+4, "end", "", y.label(v))
 	}
 	for _, v := range x.ticks() {
@@ -114,32 +145,37 @@ func drawGrid(b *strings.Builder, x, y axis) {
 }
 
 func drawSeries(b *strings.Builder, s Series, colour string, x, y axis) {
-	var path strings.Builder
+	var points []string
 	for i := range s.X {
-		if !finite(s.X[i]) || !finite(s.Y[i]) {
-			continue
+		if finite(s.X[i]) && finite(s.Y[i]) {
+			points = append(points, fmt.Sprintf("%.1f %.1f", x.at(s.X[i]), y.at(s.Y[i])))
 		}
-		px, py := x.at(s.X[i]), y.at(s.Y[i])
-		if s.Mark {
-			fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="4.5" fill="%s"/>`+"\n", px, py, colour)
-			continue
+	}
+	if s.Mark || len(points) == 1 {
+		for _, p := range points {
+			fmt.Fprintf(b, `<g transform="translate(%s)">%s</g>`+"\n", p, dot(colour))
 		}
-		fmt.Fprintf(&path, "%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[path.Len() == 0], px, py)
+		return
 	}
-	if path.Len() > 0 {
-		fmt.Fprintf(b, `<path d="%s" fill="none" stroke="%s" stroke-width="2" stroke-linejoin="round"/>`+"\n", path.String(), colour)
-	}
+	fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2" stroke-linejoin="round" stroke-linecap="round"/>`+"\n",
+		strings.Join(points, " "), colour)
 }
 
+func dot(colour string) string {
+	return fmt.Sprintf(`<circle r="5" fill="%s" stroke="#fff" stroke-width="1.5"/>`, colour)
+}
+
+// drawLegend names the series in a row under the title, where no line can run into it.
 func drawLegend(b *strings.Builder, series []Series) {
+	x := left
 	for i, s := range series {
-		y := float64(top + 10 + 18*i)
 		colour := colours[i%len(colours)]
+		sample := fmt.Sprintf(`<path d="M-10 0h20" stroke="%s" stroke-width="2"/>`, colour)
 		if s.Mark {
-			fmt.Fprintf(b, `<circle cx="%d" cy="%.1f" r="4.5" fill="%s"/>`+"\n", width-right-150, y, colour)
-		} else {
-			fmt.Fprintf(b, `<path d="M%d %.1fh20" stroke="%s" stroke-width="2"/>`+"\n", width-right-160, y, colour)
+			sample = dot(colour)
 		}
-		text(b, width-right-132, y+4, "start", "", s.Name)
+		fmt.Fprintf(b, `<g transform="translate(%d %d)">%s</g>`+"\n", x+10, top-20, sample)
+		text(b, float64(x+28), top-16, "start", "", s.Name)
+		x += 28 + 7*utf8.RuneCountInString(s.Name) + 24 // a letter is about 7 wide
 	}
 }
