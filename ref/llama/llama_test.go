@@ -1,6 +1,7 @@
 package llama_test
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"qlora/ref/llama"
 	"qlora/ref/num"
 	"qlora/ref/op"
+	"qlora/ref/quant"
 )
 
 var tiny = llama.Config{
@@ -133,5 +135,21 @@ func TestBadModels(t *testing.T) {
 	_, err := llama.New(op.NewPlain(1000), tiny, llama.Options{}, weights)
 	if err == nil || !strings.Contains(err.Error(), "memory limit") || !strings.Contains(err.Error(), "weights") {
 		t.Errorf("without memory: %v", err)
+	}
+}
+
+// A weight that is not finite is an error that names the tensor and the element, quantized or not.
+func TestNaNWeight(t *testing.T) {
+	for _, q := range []*quant.Options{nil, {Type: quant.NF4, Blocksize: 64}} {
+		_, err := llama.New(op.NewPlain(0), tiny, llama.Options{Quant: q}, func(name string) ([]float32, error) {
+			x, err := weights(name)
+			if strings.Contains(name, "layers.1.mlp.up_proj") {
+				x[77] = float32(math.NaN())
+			}
+			return x, err
+		})
+		if err == nil || !strings.Contains(err.Error(), "tensor model.layers.1.mlp.up_proj.weight: element 77 is NaN") {
+			t.Errorf("%v", err)
+		}
 	}
 }

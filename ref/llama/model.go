@@ -130,6 +130,11 @@ func (b *builder) values(name string, n int) []float32 {
 	if err == nil && len(x) != n {
 		err = fmt.Errorf("tensor %s has %d values, the configuration asks for %d", name, len(x), n)
 	}
+	if err == nil {
+		if bad := quant.CheckFinite(x); bad != nil {
+			err = fmt.Errorf("tensor %s: %w", name, bad)
+		}
+	}
 	b.err = err
 	return x
 }

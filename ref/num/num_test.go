@@ -3,6 +3,8 @@ package num
 import (
 	"math"
 	"testing"
+
+	"gonum.org/v1/gonum/stat/distuv"
 )
 
 // Known answers: the kat_vectors file of Random123, the reference implementation of Philox.
@@ -77,5 +79,24 @@ func TestSumOrder(t *testing.T) {
 	}
 	if got := Sum(long); got != 1e8+8 {
 		t.Errorf("each run of 65,536 must be summed alone: got %v, want %v", got, float32(1e8+8))
+	}
+}
+
+// Normal has the quantiles of gonum's normal distribution to the algorithm's seven digits, in the middle and in both tails.
+func TestNormal(t *testing.T) {
+	for _, k := range []float32{0.5, 1.5, 100.5, 1e5 + 0.5, 1<<21 + 0.5, 1<<22 - 0.5, 1<<22 + 0.5, 1<<23 - 1.5, 1<<23 - 0.5} {
+		want := distuv.UnitNormal.Quantile(float64(k) / (1 << 23))
+		if got := normalQuantile(k, 1<<23); math.Abs(float64(got)-want) > 1e-6*max(math.Abs(want), 1e-3) {
+			t.Errorf("quantile %v of 2^23 is %v, want %v", k, got, want)
+		}
+	}
+	var sum, square float64
+	const n = 100000
+	for i := range n {
+		v := float64(Normal(1, Counter{Element: uint64(i)}))
+		sum, square = sum+v, square+v*v
+	}
+	if mean, variance := sum/n, square/n; math.Abs(mean) > 0.015 || math.Abs(variance-1) > 0.02 {
+		t.Errorf("mean %v, variance %v", mean, variance)
 	}
 }

@@ -14,7 +14,7 @@ func Quantize4(x []float32, c *Codebook, blocksize int, p Profile) (packed []byt
 		return nil, nil, err
 	}
 	if p == Spec {
-		if err := checkFinite(x); err != nil {
+		if err := CheckFinite(x); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -79,11 +79,11 @@ func CheckBlocksize(n int) error {
 	return nil
 }
 
-// checkFinite finds the first element that cannot be scaled.
-func checkFinite(x []float32) error {
+// CheckFinite is an error that names the first element that is NaN or infinite.
+func CheckFinite(x []float32) error {
 	for i, v := range x {
 		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return fmt.Errorf("element %d is %v: weights must be finite to be quantized", i, v)
+			return fmt.Errorf("element %d is %v: weights must be finite", i, v)
 		}
 	}
 	return nil
