@@ -48,6 +48,8 @@ var bytesOf = map[string]string{
 	"attention behind a cache, bfloat16":                   "b0278dee22487b03",
 	"linear with adapter, dropout 0, bfloat16":             "bca9a9ccb0950d67",
 	"linear with adapter, dropout 0.25, bfloat16":          "647bbacc6caa9987",
+	"linear with adapter, dropout 0.25, 4-bit, float32":    "f6987018bfb264aa",
+	"linear with adapter, dropout 0.25, 4-bit, bfloat16":   "c13e6ff8709dfb6f",
 }
 
 // TestBytes runs every operation in every type. Inputs are rounded to the type; gradients of parameters are float32.

@@ -7,6 +7,7 @@ import (
 
 	"qlora/ref/num"
 	. "qlora/ref/op"
+	"qlora/ref/quant"
 )
 
 // Every backward operation is held against central differences of a forward operation written here in float64, from the
@@ -166,7 +167,7 @@ func operations() []operation {
 	}
 	all = append(all, gateOperations()...)
 	all = append(all, attentionOperations()...)
-	return append(all, loraOperation(0), loraOperation(0.25))
+	return append(all, loraOperation(0, false), loraOperation(0.25, false), loraOperation(0.25, true))
 }
 
 func linear64(x, w, bias []float64, m, n, k int) []float64 {
@@ -389,12 +390,20 @@ func attentionOperation(name string, segmentsQ, segmentsKV []int32, biased bool,
 	}
 }
 
-// loraOperation differentiates by x, A and B; W is frozen.
-func loraOperation(p float32) operation {
+// loraOperation differentiates by x, A and B; W is frozen, dense or in 4 bits.
+func loraOperation(p float32, quantized bool) operation {
 	const tokens, out, in, rank, scale, seed, step, firstToken = 5, 6, 7, 3, 2, 1, 2, 3
-	frozen := random(50, out*in)
+	name, frozen := fmt.Sprintf("linear with adapter, dropout %v", p), random(50, out*in)
+	var q *quant.Tensor
+	if quantized {
+		name += ", 4-bit"
+		q = nf4(frozen, out, in)
+		if err := q.Dequantize(frozen, num.Float32); err != nil {
+			panic(err)
+		}
+	}
 	return operation{
-		name:   fmt.Sprintf("linear with adapter, dropout %v", p),
+		name:   name,
 		inputs: []matrix{{"x", tokens, in}, {"A", rank, in}, {"B", out, rank}},
 		forward: func(x [][]float64) []float64 {
 			y := linear64(x[0], widen64(frozen), nil, tokens, out, in)
@@ -413,6 +422,9 @@ func loraOperation(p float32) operation {
 		run: func(d Device, x []*Tensor, dy func(*Tensor) *Tensor) (*Tensor, []*Tensor) {
 			y, u, g := like(d, tokens, out), like(d, tokens, rank), gradients(d, x)
 			w := Weight{Dense: tensor(d, "W", out, in, frozen)}
+			if quantized {
+				w = Weight{Quantized: d.NewQuantized("W", q)}
+			}
 			a := &Adapter{A: x[1], B: x[2], GradA: g[1], GradB: g[2], Scale: scale,
 				Dropout: Dropout{P: p, Seed: seed, Clock: integers(d, "clock", step, firstToken)}}
 			d.LoRALinear(here, y, u, x[0], w, nil, a)
@@ -423,6 +435,14 @@ func loraOperation(p float32) operation {
 }
 
 // The small tools.
+
+func nf4(x []float32, rows, cols int) *quant.Tensor {
+	q, err := quant.Quantize(x, []int{rows, cols}, quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true})
+	if err != nil {
+		panic(err)
+	}
+	return q
+}
 
 func random(stream uint64, n int) []float32 {
 	x := make([]float32, n)
