@@ -175,7 +175,7 @@ func TestCUDAJudge(t *testing.T) {
 	}
 	ambiguous := 0
 	for i, value := range x {
-		codes := quant.AmbiguousCodes(value, absmax[i/64])
+		codes := quant.AmbiguousCodes(quant.NF4, value, absmax[i/64])
 		code := packed[i/2] >> 4
 		if i%2 == 1 {
 			code = packed[i/2] & 15
@@ -190,11 +190,11 @@ func TestCUDAJudge(t *testing.T) {
 	if ambiguous > 2 {
 		t.Errorf("%d of %d elements are ambiguous", ambiguous, len(x))
 	}
-	if codes := quant.AmbiguousCodes(1, 0); !slices.Equal(codes, []uint8{0}) {
+	if codes := quant.AmbiguousCodes(quant.NF4, 1, 0); !slices.Equal(codes, []uint8{0}) {
 		t.Errorf("a block of zeros: %v", codes)
 	}
 	next := math.Nextafter32(quant.NF4.Values[8]/2, 1)
-	if codes := quant.AmbiguousCodes(next, 1); !slices.Equal(codes, []uint8{7, 8}) {
+	if codes := quant.AmbiguousCodes(quant.NF4, next, 1); !slices.Equal(codes, []uint8{7, 8}) {
 		t.Errorf("just above a threshold: %v", codes)
 	}
 }

@@ -2,7 +2,6 @@ package quant
 
 import (
 	"math"
-	"slices"
 )
 
 // Step is one value's way through quantization and back.
@@ -75,27 +74,4 @@ func (c *Codebook) around(x float32) (lower, upper float32) {
 		upper = c.thresholds[i]
 	}
 	return lower, upper
-}
-
-// AmbiguousCodes are the codes that bitsandbytes' CUDA kernels may give v in a block of this absmax, in ascending order:
-// their reciprocal is approximate, within one unit of the right one, and subnormal numbers count as zeros. NF4 only: the
-// kernels' thresholds for FP4 are other constants.
-func AmbiguousCodes(v, absmax float32) []uint8 {
-	r := 1 / absmax
-	switch {
-	case absmax < 0x1p-126:
-		return []uint8{0} // 0·Inf: a NaN exceeds no threshold
-	case r < 0x1p-126:
-		return []uint8{NF4.zero}
-	}
-	var codes []uint8
-	for _, r := range []float32{math.Nextafter32(r, 0), r, math.Nextafter32(r, math.MaxFloat32)} {
-		if code := NF4.Code(float32(v * r)); len(codes) == 0 || codes[len(codes)-1] != code {
-			codes = append(codes, code)
-		}
-	}
-	if v < 0 {
-		slices.Sort(codes)
-	}
-	return codes
 }

@@ -322,6 +322,20 @@ func TestBadEntries(t *testing.T) {
 	}
 }
 
+// On CUDA FP4 has thresholds of its own: a value between those and the midpoints gets another code there.
+func TestAmbiguousFP4(t *testing.T) {
+	between := math.Float32frombits(0x3f155553) // the midpoint is 3f155556, CUDA's literal 3f155550
+	if spec, cuda := FP4.Code(between), AmbiguousCodes(FP4, between, 1); spec != 5 || !slices.Equal(cuda, []uint8{2}) {
+		t.Errorf("code %d here, %v on CUDA", spec, cuda)
+	}
+	if cuda := AmbiguousCodes(FP4, -0.5, 1); !slices.Equal(cuda, []uint8{13}) {
+		t.Errorf("−0.5 has %v", cuda)
+	}
+	if cuda := AmbiguousCodes(FP4, 1e-40, 1e-40); !slices.Equal(cuda, []uint8{0}) {
+		t.Errorf("a subnormal block has %v", cuda)
+	}
+}
+
 // explain shows the way that quantization takes.
 func TestExplain(t *testing.T) {
 	x := []float32{0.1, -0.53, 0.9, 0}
