@@ -29,14 +29,11 @@ func openDevice(name string, limit config.Size) (op.Device, error) {
 
 // parseCompute knows the types in which models compute.
 func parseCompute(name string) (num.DType, error) {
-	switch t, err := num.ParseDType(name); {
-	case err != nil:
-		return t, config.Usagef("compute %q: want bfloat16 or float32", name)
-	case t == num.Float16:
-		return t, config.Usagef("compute float16: its gradients would need loss scaling; use bfloat16 or float32")
-	default:
-		return t, nil
+	t, err := num.ParseDType(name)
+	if err != nil {
+		return t, config.Usagef("compute %q: want bfloat16, float16 or float32", name)
 	}
+	return t, nil
 }
 
 // quantOptions are nil for "none".
@@ -61,7 +58,7 @@ type inference struct {
 	Quant   string      `name:"quant" alias:"quant_type" help:"nf4, fp4, int4, e2m1, e3m0, or none"`
 	Double  bool        `name:"double_quant" help:"quantize the scales, too"`
 	Block   int         `name:"blocksize" help:"weights a scale"`
-	Compute string      `name:"compute" help:"bfloat16 or float32"`
+	Compute string      `name:"compute" alias:"compute_dtype" help:"bfloat16, float16 or float32"`
 	Device  string      `name:"device" help:"auto, ref"`
 	Limit   config.Size `name:"memory_limit" help:"most memory that the device may hold; 0 is no limit"`
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,6 +111,32 @@ func TestInterrupt(t *testing.T) {
 		t.Fatal(code, err.String())
 	}
 	must(t, "train", "--config", filepath.Join(dir, configFile), "--output", dir, "--resume")
+	through := dir + "-through"
+	must(t, "train", "--config", filepath.Join(dir, configFile), "--output", through)
+	again := must(t, "train", "--config", filepath.Join(dir, configFile), "--output", dir, "--resume") // nothing is left to do
+	if !strings.Contains(again, "held-out loss") {
+		t.Error(again)
+	}
+	for _, name := range []string{metricsFile, "adapter_model.safetensors", "checkpoint-4/" + stateFile} {
+		if digest(t, filepath.Join(dir, name)) != digest(t, filepath.Join(through, name)) {
+			t.Errorf("%s differs from that of a run without a stop", name)
+		}
+	}
+}
+
+// Perplexity in every compute type is about the same; float16 is for inference alone.
+func TestComputeTypes(t *testing.T) {
+	text := short(filepath.Join(t.TempDir(), "run"))
+	for _, compute := range []string{"bfloat16", "float16", "float32"} {
+		var p perplexity
+		if err := json.Unmarshal([]byte(must(t, "eval", "perplexity", "--text", text, "--json", "--quant", "none", "--compute", compute)), &p); err != nil {
+			t.Fatal(err)
+		}
+		// transformers 5.23 has 3.9194875 in float32.
+		if p.Tokens != 27 || math.Abs(p.NLL-3.919488) > map[string]float64{"float32": 2e-6, "float16": 2e-3, "bfloat16": 1e-2}[compute] {
+			t.Errorf("%s: %+v", compute, p)
+		}
+	}
 }
 
 // The adapter that train writes is read by generate and eval, and makes the training text likelier.

@@ -146,8 +146,9 @@ func (r *trainingRun) run() error {
 	if err := r.dir.writeText(configFile, r.yaml()); err != nil {
 		return err
 	}
-	before := r.sample()
+	var before string
 	if r.trainer.Steps() == 0 {
+		before = r.sample()
 		if err := r.measure(); err != nil {
 			return err
 		}
@@ -277,9 +278,10 @@ func readMatrix(d op.Device, t *op.Tensor) (checkpoint.Matrix, error) {
 	return checkpoint.Matrix{Rows: t.Rows, Cols: t.Cols, Values: x}, err
 }
 
-// measure appends the held-out loss, if there is held-out text.
+// measure appends the held-out loss, if there is held-out text and this step's is not known from before a resume.
 func (r *trainingRun) measure() error {
-	if r.heldOut == nil {
+	known := slices.ContainsFunc(r.metrics, func(m metric) bool { return m.HeldOut != nil && m.Step == r.trainer.Steps() })
+	if r.heldOut == nil || known {
 		return nil
 	}
 	var micro []train.Sequences
@@ -332,10 +334,12 @@ func (r *trainingRun) report(before, after string) {
 	if held := r.heldOutLosses(); len(held) > 0 {
 		fmt.Fprintf(r.out, "held-out loss  %.4f before, %.4f after\n", held[0], held[len(held)-1])
 	}
-	if r.Prompt != "" {
-		fmt.Fprintf(r.out, "\nbefore:\n%s\n\nafter:\n%s\n\n", indent(before), indent(after))
+	for _, text := range []struct{ when, text string }{{"before", before}, {"after", after}} {
+		if text.text != "" {
+			fmt.Fprintf(r.out, "\n%s:\n%s\n", text.when, indent(text.text))
+		}
 	}
-	fmt.Fprintf(r.out, "adapter        %s\n", r.dir)
+	fmt.Fprintf(r.out, "\nadapter        %s\n", r.dir)
 	arena := r.device.Arena()
 	fmt.Fprintf(r.out, "memory         %s at most, by part\n%s", op.Bytes(arena.Peak()), arena.Table())
 }

@@ -9,6 +9,7 @@ import (
 	"qlora/cmd/qlora/internal/demo"
 	"qlora/ref/llama"
 	"qlora/ref/lora"
+	"qlora/ref/num"
 	"qlora/ref/optim"
 	"qlora/ref/train"
 )
@@ -176,6 +177,9 @@ func (o runOptions) model() (llama.Options, error) {
 	compute, err := parseCompute(o.Compute)
 	if err != nil {
 		return llama.Options{}, err
+	}
+	if compute == num.Float16 {
+		return llama.Options{}, config.Usagef("compute float16: its gradients would need loss scaling; use bfloat16 or float32")
 	}
 	q, err := quantOptions(o.Quant, o.Block, o.Double, compute)
 	return llama.Options{Compute: compute, Quant: q, LoRA: o.lora()}, err
