@@ -42,7 +42,7 @@ func TestLlama(t *testing.T) {
 	} {
 		var description any
 		v := open(t, name, &description)
-		weights := func(key string) ([]float32, error) {
+		weights := func(key string, _ []int) ([]float32, error) {
 			x, _, err := v.Float32("weight/" + key)
 			return x, err
 		}
@@ -52,7 +52,7 @@ func TestLlama(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			weights = func(key string) ([]float32, error) {
+			weights = func(key string, _ []int) ([]float32, error) {
 				x, _, err := f.Float32(key)
 				return x, err
 			}
@@ -63,7 +63,7 @@ func TestLlama(t *testing.T) {
 	}
 }
 
-func checkLlama(t *testing.T, name string, v vectors, c llama.Config, weights func(string) ([]float32, error), zeroA bool, u float64) {
+func checkLlama(t *testing.T, name string, v vectors, c llama.Config, weights func(string, []int) ([]float32, error), zeroA bool, u float64) {
 	d := op.NewPlain(0)
 	m, err := llama.New(d, c, llama.Options{LoRA: &lora.Config{R: 4, Alpha: 6}}, weights)
 	if err != nil {

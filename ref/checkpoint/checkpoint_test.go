@@ -218,6 +218,24 @@ func TestModelConfig(t *testing.T) {
 	}
 }
 
+// A weight of the right size and the wrong shape is refused.
+func TestModelShapes(t *testing.T) {
+	m, err := OpenModel(fstest.MapFS{
+		"config.json":       {Data: []byte(`{"model_type":"llama"}`)},
+		"model.safetensors": {Data: file(`{"w":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}`, make([]byte, 8)...)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.File.Close()
+	if x, err := m.Float32("w", []int{1, 2}); err != nil || len(x) != 2 {
+		t.Error(x, err)
+	}
+	if _, err := m.Float32("w", []int{2, 1}); err == nil || !strings.Contains(err.Error(), "model.safetensors: tensor w has shape [1 2], config.json asks for [2 1]") {
+		t.Error(err)
+	}
+}
+
 // Whatever the bytes, there is a File of which every tensor can be read, or an error.
 func FuzzParse(f *testing.F) {
 	f.Add(file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 1, 2, 3, 4))

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"slices"
 )
 
 // ModelConfig is what we read of a Hugging Face config.json; the fields are its own.
@@ -78,8 +79,11 @@ func (c ModelConfig) check() error {
 	return nil
 }
 
-// Float32 reads a tensor by its name.
-func (m *Model) Float32(name string) ([]float32, error) {
-	x, _, err := m.File.Float32(name)
+// Float32 reads a tensor that must have a shape.
+func (m *Model) Float32(name string, shape []int) ([]float32, error) {
+	x, got, err := m.File.Float32(name)
+	if err == nil && !slices.Equal(got, shape) {
+		err = fmt.Errorf("%s: tensor %s has shape %v, config.json asks for %v", m.File.Name, name, got, shape)
+	}
 	return x, err
 }

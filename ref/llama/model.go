@@ -51,10 +51,10 @@ type projection struct {
 	adapter *op.Adapter
 }
 
-// New brings a model to a device. weights gives each tensor by its Hugging Face name, row-major in float32, so that one
-// tensor at a time is in memory; linear layers are quantized as they come. The embedding, the norms and the head stay
+// New brings a model to a device. weights gives each tensor by its Hugging Face name and its shape, row-major in float32, so
+// that one tensor at a time is in memory; linear layers are quantized as they come. The embedding, the norms and the head stay
 // unquantized, as in the paper.
-func New(d op.Device, c Config, o Options, weights func(name string) ([]float32, error)) (*Model, error) {
+func New(d op.Device, c Config, o Options, weights func(name string, shape []int) ([]float32, error)) (*Model, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func New(d op.Device, c Config, o Options, weights func(name string) ([]float32,
 	for layer := range c.NumHiddenLayers {
 		m.blocks = append(m.blocks, b.block(layer, c))
 	}
-	m.norm = b.dense("model.norm.weight", num.Float32, 1, c.HiddenSize)
+	m.norm = b.vector("model.norm.weight", c.HiddenSize)
 	m.head = op.Weight{Dense: m.embedding}
 	if !c.TieWordEmbeddings {
 		m.head = op.Weight{Dense: b.dense("lm_head.weight", o.Compute, c.VocabSize, c.HiddenSize)}
@@ -80,7 +80,7 @@ func New(d op.Device, c Config, o Options, weights func(name string) ([]float32,
 type builder struct {
 	d       op.Device
 	options Options
-	weights func(string) ([]float32, error)
+	weights func(string, []int) ([]float32, error)
 	clock   *op.Ints
 	err     error
 }
@@ -89,8 +89,8 @@ func (b *builder) block(layer int, c Config) block {
 	prefix := fmt.Sprintf("model.layers.%d.", layer)
 	bl := block{
 		layer:     uint16(layer),
-		inputNorm: b.dense(prefix+"input_layernorm.weight", num.Float32, 1, c.HiddenSize),
-		postNorm:  b.dense(prefix+"post_attention_layernorm.weight", num.Float32, 1, c.HiddenSize),
+		inputNorm: b.vector(prefix+"input_layernorm.weight", c.HiddenSize),
+		postNorm:  b.vector(prefix+"post_attention_layernorm.weight", c.HiddenSize),
 	}
 	for i, s := range c.projections() {
 		*bl.projections()[i] = b.projection(prefix, op.At{Layer: uint16(layer), Name: s.name}, s.out, s.in)
@@ -122,14 +122,11 @@ func targeted(modules []string, name string) bool {
 	return len(modules) == 0 || slices.Contains(modules, name[strings.LastIndexByte(name, '.')+1:])
 }
 
-func (b *builder) values(name string, n int) []float32 {
+func (b *builder) values(name string, shape ...int) []float32 {
 	if b.err != nil {
 		return nil
 	}
-	x, err := b.weights(name)
-	if err == nil && len(x) != n {
-		err = fmt.Errorf("tensor %s has %d values, the configuration asks for %d", name, len(x), n)
-	}
+	x, err := b.weights(name, shape)
 	if err == nil {
 		if bad := quant.CheckFinite(x); bad != nil {
 			err = fmt.Errorf("tensor %s: %w", name, bad)
@@ -140,7 +137,15 @@ func (b *builder) values(name string, n int) []float32 {
 }
 
 func (b *builder) dense(name string, t num.DType, rows, cols int) *op.Tensor {
-	x := b.values(name, rows*cols)
+	return b.upload(name, t, rows, cols, b.values(name, rows, cols))
+}
+
+// vector is dense for a norm's weight, which a file holds with one dimension.
+func (b *builder) vector(name string, n int) *op.Tensor {
+	return b.upload(name, num.Float32, 1, n, b.values(name, n))
+}
+
+func (b *builder) upload(name string, t num.DType, rows, cols int, x []float32) *op.Tensor {
 	if b.err != nil {
 		return nil
 	}
@@ -150,7 +155,7 @@ func (b *builder) dense(name string, t num.DType, rows, cols int) *op.Tensor {
 }
 
 func (b *builder) quantized(name string, out, in int) *op.Quantized {
-	x := b.values(name, out*in)
+	x := b.values(name, out, in)
 	if b.err != nil {
 		return nil
 	}

@@ -48,9 +48,13 @@ func newTrainer(t *testing.T, s setting) *Trainer {
 	})
 }
 
-func randomWeights(name string) ([]float32, error) {
+func randomWeights(name string, shape []int) ([]float32, error) {
 	c := num.Counter{Purpose: num.Purpose(name)}
-	x := make([]float32, size(name))
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	x := make([]float32, n)
 	for i := range x {
 		c.Element = uint64(i)
 		x[i] = num.Normal(3, c) * 0.1
@@ -59,18 +63,6 @@ func randomWeights(name string) ([]float32, error) {
 		}
 	}
 	return x, nil
-}
-
-func size(name string) int {
-	for part, n := range map[string]int{
-		"norm": 32, "embed_tokens": 40 * 32, "lm_head": 40 * 32, "q_proj": 32 * 32, "o_proj": 32 * 32,
-		"k_proj": 16 * 32, "v_proj": 16 * 32, "gate_proj": 48 * 32, "up_proj": 48 * 32, "down_proj": 48 * 32,
-	} {
-		if strings.Contains(name, part) {
-			return n
-		}
-	}
-	return 0
 }
 
 // batch has four sequences of different lengths, some labels ignored.
