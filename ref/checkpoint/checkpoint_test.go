@@ -204,7 +204,11 @@ func TestModelConfig(t *testing.T) {
 	if err != nil || c.HeadDim != 8 || c.NumKeyValueHeads != 8 || c.RoPETheta != 10000 || c.HiddenAct != "silu" {
 		t.Errorf("%+v %v", c, err)
 	}
+	if c, err := read(`{"model_type":"llama","rope_parameters":{"rope_theta":500000.0,"rope_type":"default"}}`); err != nil || c.RoPETheta != 500000 {
+		t.Errorf("%+v %v", c, err)
+	}
 	for text, want := range map[string]string{
+		`{"model_type":"llama","rope_parameters":{"rope_theta":5e5,"rope_type":"llama3"}}`: "llama3",
 		`{"model_type":"gpt2"}`: "gpt2", `{`: "config.json",
 		`{"model_type":"llama","rope_scaling":{"type":"linear"}}`: "rope_scaling", `{"model_type":"llama","attention_bias":true}`: "attention_bias",
 		`{"model_type":"llama","hidden_size":"many"}`: "hidden_size",

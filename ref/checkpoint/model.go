@@ -25,8 +25,12 @@ type ModelConfig struct {
 	TieWordEmbeddings     bool     `json:"tie_word_embeddings"`
 	AttentionBias         bool     `json:"attention_bias"`
 	RoPEScaling           any      `json:"rope_scaling"`
-	BOSTokenID            int32    `json:"bos_token_id"`
-	EOSTokenID            int32    `json:"eos_token_id"`
+	RoPEParameters        struct { // where transformers 5 has both
+		Theta float64 `json:"rope_theta"`
+		Type  string  `json:"rope_type"`
+	} `json:"rope_parameters"`
+	BOSTokenID int32 `json:"bos_token_id"`
+	EOSTokenID int32 `json:"eos_token_id"`
 }
 
 // Model is a folder with a model in Hugging Face's layout.
@@ -57,6 +61,9 @@ func readConfig(fsys fs.FS) (ModelConfig, error) {
 	if err := json.Unmarshal(b, &c); err != nil {
 		return c, fmt.Errorf("config.json: %w", err)
 	}
+	if c.RoPEParameters.Theta != 0 {
+		c.RoPETheta = c.RoPEParameters.Theta
+	}
 	if c.NumKeyValueHeads == 0 {
 		c.NumKeyValueHeads = c.NumAttentionHeads
 	}
@@ -73,6 +80,8 @@ func (c ModelConfig) check() error {
 		return fmt.Errorf("config.json: model_type %q: only llama can be loaded", c.ModelType)
 	case c.RoPEScaling != nil:
 		return fmt.Errorf("config.json: rope_scaling cannot be loaded yet")
+	case c.RoPEParameters.Type != "" && c.RoPEParameters.Type != "default":
+		return fmt.Errorf("config.json: rope_type %q cannot be loaded yet", c.RoPEParameters.Type)
 	case c.AttentionBias:
 		return fmt.Errorf("config.json: attention_bias cannot be loaded yet")
 	}
