@@ -65,7 +65,7 @@ func TestLlama(t *testing.T) {
 
 func checkLlama(t *testing.T, name string, v vectors, c llama.Config, weights func(string, []int) ([]float32, error), zeroA bool, u float64) {
 	d := op.NewPlain(0)
-	m, err := llama.New(d, c, llama.Options{LoRA: &lora.Config{R: 4, Alpha: 6}}, weights)
+	m, err := llama.New(d, c, llama.Options{LoRA: &lora.Config{R: 4, Alpha: 6}}, llama.WeightsFunc(weights))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,14 +110,13 @@ func Parse(r io.ReaderAt, size int64, name string) (*File, error) {
 	return f, nil
 }
 
-// parseHeader goes through the header's keys itself, for a decoder into a map would hide one that stands twice.
 func (f *File) parseHeader(header []byte) error {
+	if key, err := duplicateKey(header); err != nil || key != "" {
+		return fmt.Errorf("header: %w", errors.Join(err, duplicateError(key)))
+	}
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(header, &raw); err != nil {
 		return fmt.Errorf("header: %w", err)
-	}
-	if err := checkKeys(header, len(raw)); err != nil {
-		return err
 	}
 	f.tensors = map[string]info{}
 	for name, value := range raw {
@@ -136,39 +135,52 @@ func (f *File) parseHeader(header []byte) error {
 	return nil
 }
 
-// checkKeys counts the top-level keys against the number of different ones.
-func checkKeys(header []byte, different int) error {
-	d := json.NewDecoder(bytes.NewReader(header))
-	depth, keys, key := 0, 0, false
+// duplicateKey finds a key that stands twice in one object of a JSON text: a decoder into a map would hide it.
+func duplicateKey(text []byte) (string, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	type level struct {
+		seen  map[string]bool // nil in a list
+		value bool            // a key has come, its value has not
+	}
+	var levels []level
 	for {
 		token, err := d.Token()
 		if err == io.EOF {
-			break
+			return "", nil
 		}
 		if err != nil {
-			return fmt.Errorf("header: %w", err)
+			return "", err
+		}
+		if token == json.Delim('}') || token == json.Delim(']') {
+			levels = levels[:len(levels)-1]
+			continue
+		}
+		if n := len(levels); n > 0 && levels[n-1].seen != nil {
+			at := &levels[n-1]
+			if !at.value {
+				key := token.(string)
+				if at.seen[key] {
+					return key, nil
+				}
+				at.seen[key], at.value = true, true
+				continue
+			}
+			at.value = false
 		}
 		switch token {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-			key = depth == 1
-			continue
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-			key = depth == 1
-			continue
-		}
-		if depth == 1 && key {
-			keys++
-			key = false
-		} else if depth == 1 {
-			key = true
+		case json.Delim('{'):
+			levels = append(levels, level{seen: map[string]bool{}})
+		case json.Delim('['):
+			levels = append(levels, level{})
 		}
 	}
-	if keys != different {
-		return fmt.Errorf("header: %d keys, of which only %d differ: a tensor is named twice", keys, different)
+}
+
+func duplicateError(key string) error {
+	if key == "" {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%q stands there twice", key)
 }
 
 // check holds every tensor's place against its type and shape, and all against the data.
@@ -250,15 +262,44 @@ func (f *File) Tensor(name string) (Tensor, error) {
 
 // Float32 reads a tensor of F32, BF16 or F16, widened.
 func (f *File) Float32(name string) ([]float32, []int, error) {
-	t, err := f.Tensor(name)
-	if err != nil {
-		return nil, nil, err
+	t, ok := f.tensors[name]
+	if !ok {
+		return nil, nil, fmt.Errorf("%s: no tensor %s", f.Name, name)
 	}
-	x, err := Widen(t)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", f.Name, err)
+	dtype, ok := DTypes[t.DType]
+	if !ok {
+		return nil, nil, f.notFloat(name)
 	}
-	return x, t.Shape, nil
+	x := make([]float32, (t.Offsets[1]-t.Offsets[0])/int64(dtype.Size()))
+	return x, t.Shape, f.float32s(x, name)
+}
+
+func (f *File) notFloat(name string) error {
+	return fmt.Errorf("%s: tensor %s is %s: want F32, BF16 or F16", f.Name, name, f.tensors[name].DType)
+}
+
+func (f *File) fileName() string { return f.Name }
+
+func (f *File) shape(name string) []int { return f.tensors[name].Shape }
+
+// float32s reads and widens a piece at a time, so that the tensor is in memory only once.
+func (f *File) float32s(dst []float32, name string) error {
+	t := f.tensors[name]
+	dtype, ok := DTypes[t.DType]
+	if !ok {
+		return f.notFloat(name)
+	}
+	const piece = 1 << 16
+	b := make([]byte, min(len(dst), piece)*dtype.Size())
+	for from := 0; from < len(dst); from += piece {
+		part := dst[from:min(from+piece, len(dst))]
+		b := b[:len(part)*dtype.Size()]
+		if _, err := f.data.ReadAt(b, f.start+t.Offsets[0]+int64(from*dtype.Size())); err != nil {
+			return fmt.Errorf("%s: tensor %s: %w", f.Name, name, err)
+		}
+		widen(part, b, dtype)
+	}
+	return nil
 }
 
 // DTypes are the names that safetensors gives to our types.
@@ -271,15 +312,19 @@ func Widen(t Tensor) ([]float32, error) {
 		return nil, fmt.Errorf("tensor %s is %s: want F32, BF16 or F16", t.Name, t.DType)
 	}
 	x := make([]float32, len(t.Bytes)/dtype.Size())
+	widen(x, t.Bytes, dtype)
+	return x, nil
+}
+
+func widen(x []float32, b []byte, dtype num.DType) {
 	for i := range x {
 		switch dtype {
 		case num.BFloat16:
-			x[i] = num.FromBFloat16(binary.LittleEndian.Uint16(t.Bytes[2*i:]))
+			x[i] = num.FromBFloat16(binary.LittleEndian.Uint16(b[2*i:]))
 		case num.Float16:
-			x[i] = num.FromFloat16(binary.LittleEndian.Uint16(t.Bytes[2*i:]))
+			x[i] = num.FromFloat16(binary.LittleEndian.Uint16(b[2*i:]))
 		default:
-			x[i] = math.Float32frombits(binary.LittleEndian.Uint32(t.Bytes[4*i:]))
+			x[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
 		}
 	}
-	return x, nil
 }

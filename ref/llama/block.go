@@ -9,6 +9,7 @@ import (
 type saved struct {
 	x        *op.Tensor // the block's input, hidden
 	n1, r1   *op.Tensor // RMSNorm(x) and its 1/root
+	qn, kn   *headNorm  // nil without norms of q and k
 	q, k, v  *op.Tensor // after RoPE for q and k
 	stats    *op.Tensor // attention's row maxima and sums
 	attn     *op.Tensor
@@ -25,6 +26,7 @@ type pass struct {
 	d    op.Device
 	life op.Lifetime
 	b    *Batch
+	rope tables
 	kv   *layerCache // nil in training
 }
 
@@ -45,21 +47,27 @@ func (p *pass) gradient(x *op.Tensor) *op.Tensor {
 //
 //	h = x + o(attention(rope(q(n1)), rope(k(n1)), v(n1))),  n1 = norm(x)
 //	y = h + down(silu(gate(n2))·up(n2)),                    n2 = norm(h)
+//
+// Where the architecture has norms of q and k, they come before the turning.
 func (bl *block) forward(p *pass, y, x *op.Tensor) *saved {
 	d, s := p.d, &saved{x: x}
 	place := func(name string) op.At { return op.At{Layer: bl.layer, Name: name} }
 
 	s.n1, s.r1 = p.hidden("input_layernorm", x.Cols), p.column("input_layernorm", 1)
 	d.RMSNorm(place("input_layernorm"), s.n1, s.r1, x, bl.inputNorm, p.RMSNormEps)
-	s.q = p.rotated(place("rope.q"), bl.q.forward(p, s, 0, s.n1))
-	s.k = p.rotated(place("rope.k"), bl.k.forward(p, s, 1, s.n1))
+	q, k := bl.q.forward(p, s, 0, s.n1), bl.k.forward(p, s, 1, s.n1)
+	if bl.qNorm != nil {
+		q, s.qn = p.normed(place("self_attn.q_norm"), q, bl.qNorm)
+		k, s.kn = p.normed(place("self_attn.k_norm"), k, bl.kNorm)
+	}
+	s.q, s.k = p.rotated(place("rope.q"), q), p.rotated(place("rope.k"), k)
 	s.v = bl.v.forward(p, s, 2, s.n1)
-	k, v, segmentsKV := s.k, s.v, p.b.Segments
+	allK, allV, segmentsKV := s.k, s.v, p.b.Segments
 	if p.kv != nil {
-		k, v, segmentsKV = p.kv.append(p, place("cache"), s.k, s.v)
+		allK, allV, segmentsKV = p.kv.append(p, place("cache"), s.k, s.v)
 	}
 	s.attn, s.stats = p.hidden("attention", s.q.Cols), p.column("attention.stats", 2*p.NumAttentionHeads)
-	d.Attention(place("self_attn"), s.attn, s.stats, s.q, k, v, p.b.Segments, segmentsKV, nil, p.attention())
+	d.Attention(place("self_attn"), s.attn, s.stats, s.q, allK, allV, p.b.Segments, segmentsKV, nil, p.attention(bl.window))
 	s.h = p.hidden("residual", x.Cols)
 	d.Add(place("self_attn.residual"), s.h, x, bl.o.forward(p, s, 3, s.attn))
 
@@ -89,29 +97,49 @@ func (bl *block) backward(p *pass, g *op.Tensor, s *saved) {
 	dattn, dn1 := p.gradient(s.attn), p.gradient(s.n1)
 	bl.o.backward(p, dattn, g, s, 3, s.attn)
 	dq, dk, dv := p.gradient(s.q), p.gradient(s.k), p.gradient(s.v)
-	d.AttentionBackward(place("self_attn"), dq, dk, dv, nil, dattn, s.q, s.k, s.v, s.stats, p.b.Segments, p.b.Segments, nil, p.attention())
-	bl.q.backward(p, dn1, p.rotatedBackward(place("rope.q"), dq), s, 0, s.n1)
-	bl.k.backward(p, dn1, p.rotatedBackward(place("rope.k"), dk), s, 1, s.n1)
+	d.AttentionBackward(place("self_attn"), dq, dk, dv, nil, dattn, s.q, s.k, s.v, s.stats, p.b.Segments, p.b.Segments, nil, p.attention(bl.window))
+	dq, dk = p.rotatedBackward(place("rope.q"), dq), p.rotatedBackward(place("rope.k"), dk)
+	if bl.qNorm != nil {
+		dq = p.normedBackward(place("self_attn.q_norm"), dq, bl.qNorm, s.qn)
+		dk = p.normedBackward(place("self_attn.k_norm"), dk, bl.kNorm, s.kn)
+	}
+	bl.q.backward(p, dn1, dq, s, 0, s.n1)
+	bl.k.backward(p, dn1, dk, s, 1, s.n1)
 	bl.v.backward(p, dn1, dv, s, 2, s.n1)
 	d.RMSNormBackward(place("input_layernorm"), g, nil, dn1, s.x, bl.inputNorm, s.r1)
 }
 
-func (p *pass) attention() op.AttentionShape {
+func (p *pass) attention(window int) op.AttentionShape {
 	return op.AttentionShape{
 		Heads: p.NumAttentionHeads, KVHeads: p.NumKeyValueHeads, Dim: p.HeadDim,
-		Scale: rsqrtInt(p.HeadDim), Mask: op.Mask{Causal: true},
+		Scale: rsqrtInt(p.HeadDim), Mask: op.Mask{Causal: true, Window: window},
 	}
+}
+
+// headNorm is what backward needs of a norm of heads: its input and each head's 1/root.
+type headNorm struct{ x, r *op.Tensor }
+
+func (p *pass) normed(at op.At, x, w *op.Tensor) (*op.Tensor, *headNorm) {
+	y, r := p.hidden(at.Name, x.Cols), p.column(at.Name, x.Cols/p.HeadDim)
+	p.d.RMSNorm(at, y, r, x, w, p.RMSNormEps)
+	return y, &headNorm{x, r}
+}
+
+func (p *pass) normedBackward(at op.At, dy, w *op.Tensor, n *headNorm) *op.Tensor {
+	dx := p.gradient(n.x)
+	p.d.RMSNormBackward(at, dx, nil, dy, n.x, w, n.r)
+	return dx
 }
 
 func (p *pass) rotated(at op.At, x *op.Tensor) *op.Tensor {
 	y := p.hidden(at.Name, x.Cols)
-	p.d.RoPE(at, y, x, p.cos, p.sin, p.b.Positions)
+	p.d.RoPE(at, y, x, p.rope.cos, p.rope.sin, p.b.Positions)
 	return y
 }
 
 func (p *pass) rotatedBackward(at op.At, dy *op.Tensor) *op.Tensor {
 	dx := p.gradient(dy)
-	p.d.RoPEBackward(at, dx, dy, p.cos, p.sin, p.b.Positions)
+	p.d.RoPEBackward(at, dx, dy, p.rope.cos, p.rope.sin, p.b.Positions)
 	return dx
 }
 
@@ -119,7 +147,7 @@ func (p *pass) rotatedBackward(at op.At, dy *op.Tensor) *op.Tensor {
 func (l *projection) forward(p *pass, s *saved, i int, x *op.Tensor) *op.Tensor {
 	y := p.hidden(l.at.Name, l.w.Out())
 	if l.adapter == nil {
-		p.d.Linear(l.at, y, x, l.w, nil)
+		p.d.Linear(l.at, y, x, l.w, l.bias)
 		return y
 	}
 	t := p.Compute
@@ -127,7 +155,7 @@ func (l *projection) forward(p *pass, s *saved, i int, x *op.Tensor) *op.Tensor 
 		t = num.Float32
 	}
 	s.u[i] = p.d.New(p.life, "activations/"+l.at.Name+".lora", t, p.b.Tokens, l.adapter.A.Rows)
-	p.d.LoRALinear(l.at, y, s.u[i], x, l.w, nil, l.adapter)
+	p.d.LoRALinear(l.at, y, s.u[i], x, l.w, l.bias, l.adapter)
 	return y
 }
 

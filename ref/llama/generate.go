@@ -11,6 +11,7 @@ type Cache struct {
 	layers   []layerCache
 	position *op.Ints // where the next tokens go
 	segments *op.Ints // 0 and the number of tokens seen, those of this pass included
+	rope     tables
 	seen     int
 }
 
@@ -19,10 +20,12 @@ type layerCache struct {
 	cache *Cache
 }
 
-// NewCache has room for context tokens, for the run.
+// NewCache has room for context tokens, for the run. With dynamic scaling all of them are turned by the angles of that
+// length; transformers turns each by those of the length that it has when the token comes.
 func (m *Model) NewCache(context int) *Cache {
 	d := m.device
-	c := &Cache{position: d.NewInts(op.Run, "cache/position", 1), segments: d.NewInts(op.Run, "cache/segments", 2)}
+	c := &Cache{position: d.NewInts(op.Run, "cache/position", 1), segments: d.NewInts(op.Run, "cache/segments", 2),
+		rope: m.tablesFor(op.Run, context)}
 	for i := range m.blocks {
 		tensor := func(name string) *op.Tensor {
 			return d.New(op.Run, fmt.Sprintf("cache/layers.%d.%s", i, name), m.Compute, context, m.NumKeyValueHeads*m.HeadDim)
@@ -52,7 +55,7 @@ func (m *Model) Logits(c *Cache, ids []int32) *op.Tensor {
 	c.seen += len(ids)
 	d.WriteInts(c.segments, []int32{0, int32(c.seen)})
 
-	p := &pass{Model: m, d: d, life: op.Step, b: b}
+	p := &pass{Model: m, d: d, life: op.Step, b: b, rope: c.rope}
 	x := p.hidden("embedding", m.HiddenSize)
 	d.Embedding(outside("embed_tokens"), x, m.embedding, b.IDs)
 	for i := range m.blocks {
@@ -74,8 +77,8 @@ func (m *Model) Generate(prompt []int32, n int, choice op.Choice, emit func(id i
 	if len(prompt) == 0 {
 		return fmt.Errorf("nothing to continue: the prompt has no tokens")
 	}
-	if len(prompt)+n > m.MaxPositionEmbeddings {
-		return fmt.Errorf("a prompt of %d tokens and %d more exceed the model's context of %d", len(prompt), n, m.MaxPositionEmbeddings)
+	if len(prompt)+n > m.MaxContext() {
+		return fmt.Errorf("a prompt of %d tokens and %d more exceed the model's context of %d", len(prompt), n, m.MaxContext())
 	}
 	run := d.Mark(op.Run)
 	defer d.Release(run)

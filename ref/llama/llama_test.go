@@ -20,7 +20,7 @@ var tiny = llama.Config{
 func newModel(t *testing.T, compute num.DType) (*llama.Model, op.Device) {
 	t.Helper()
 	d := op.NewPlain(0)
-	m, err := llama.New(d, tiny, llama.Options{Compute: compute}, weights)
+	m, err := llama.New(d, tiny, llama.Options{Compute: compute}, llama.WeightsFunc(weights))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,11 +125,11 @@ func TestBadModels(t *testing.T) {
 	} {
 		c := tiny
 		change(&c)
-		if _, err := llama.New(op.NewPlain(0), c, llama.Options{}, weights); err == nil || !strings.Contains(err.Error(), what) {
+		if _, err := llama.New(op.NewPlain(0), c, llama.Options{}, llama.WeightsFunc(weights)); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	_, err := llama.New(op.NewPlain(1000), tiny, llama.Options{}, weights)
+	_, err := llama.New(op.NewPlain(1000), tiny, llama.Options{}, llama.WeightsFunc(weights))
 	if err == nil || !strings.Contains(err.Error(), "memory limit") || !strings.Contains(err.Error(), "weights") {
 		t.Errorf("without memory: %v", err)
 	}
@@ -138,13 +138,13 @@ func TestBadModels(t *testing.T) {
 // A weight that is not finite is an error that names the tensor and the element, quantized or not.
 func TestNaNWeight(t *testing.T) {
 	for _, q := range []*quant.Options{nil, {Type: quant.NF4, Blocksize: 64}} {
-		_, err := llama.New(op.NewPlain(0), tiny, llama.Options{Quant: q}, func(name string, shape []int) ([]float32, error) {
+		_, err := llama.New(op.NewPlain(0), tiny, llama.Options{Quant: q}, llama.WeightsFunc(func(name string, shape []int) ([]float32, error) {
 			x, err := weights(name, shape)
 			if strings.Contains(name, "layers.1.mlp.up_proj") {
 				x[77] = float32(math.NaN())
 			}
 			return x, err
-		})
+		}))
 		if err == nil || !strings.Contains(err.Error(), "tensor model.layers.1.mlp.up_proj.weight: element 77 is NaN") {
 			t.Errorf("%v", err)
 		}

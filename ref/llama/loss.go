@@ -9,7 +9,7 @@ import (
 
 // Batch is packed sequences on the device: Segments bounds them, Positions restart with each.
 type Batch struct {
-	Tokens                           int
+	Tokens, Longest                  int // all tokens, and those of the longest sequence
 	IDs, Labels, Positions, Segments *op.Ints
 }
 
@@ -17,20 +17,20 @@ type Batch struct {
 // shifted); op.IgnoredLabel is not counted.
 func NewBatch(d op.Device, ids, labels [][]int32) *Batch {
 	var flatIDs, flatLabels, positions []int32
-	bounds := []int32{0}
+	bounds, longest := []int32{0}, 0
 	for i, seq := range ids {
 		flatIDs, flatLabels = append(flatIDs, seq...), append(flatLabels, labels[i]...)
 		for p := range seq {
 			positions = append(positions, int32(p))
 		}
-		bounds = append(bounds, int32(len(flatIDs)))
+		bounds, longest = append(bounds, int32(len(flatIDs))), max(longest, len(seq))
 	}
 	up := func(name string, x []int32) *op.Ints {
 		t := d.NewInts(op.Step, "batch/"+name, len(x))
 		d.WriteInts(t, x)
 		return t
 	}
-	return &Batch{len(flatIDs), up("ids", flatIDs), up("labels", flatLabels), up("positions", positions), up("segments", bounds)}
+	return &Batch{len(flatIDs), longest, up("ids", flatIDs), up("labels", flatLabels), up("positions", positions), up("segments", bounds)}
 }
 
 // Trace is what backward needs of the whole forward.
@@ -39,13 +39,14 @@ type Trace struct {
 	saved  []*saved     // empty with checkpointing
 	n, r   *op.Tensor   // the final norm
 	lse    *op.Tensor
+	rope   tables
 }
 
 // Loss sets loss [tokens, 1] to each token's cross-entropy, 0 where its label is ignored.
 func (m *Model) Loss(b *Batch, loss *op.Tensor) *Trace {
 	d := m.device
-	p := &pass{Model: m, d: d, life: op.Step, b: b}
-	t := &Trace{}
+	t := &Trace{rope: m.tablesFor(op.Step, b.Longest)}
+	p := &pass{Model: m, d: d, life: op.Step, b: b, rope: t.rope}
 	x := p.hidden("embedding", m.HiddenSize)
 	d.Embedding(outside("embed_tokens"), x, m.embedding, b.IDs)
 	t.inputs = append(t.inputs, x)
@@ -66,7 +67,7 @@ func (m *Model) blockForward(p *pass, bl *block, x *op.Tensor, t *Trace) *op.Ten
 		return y
 	}
 	mark := m.device.Mark(op.Block)
-	bl.forward(&pass{Model: m, d: p.d, life: op.Block, b: p.b}, y, x)
+	bl.forward(&pass{Model: m, d: p.d, life: op.Block, b: p.b, rope: p.rope}, y, x)
 	m.device.Release(mark)
 	return y
 }
@@ -74,7 +75,7 @@ func (m *Model) blockForward(p *pass, bl *block, x *op.Tensor, t *Trace) *op.Ten
 // Backward adds to the gradients of every adapter; g [1, 1] is the gradient of each token's loss.
 func (m *Model) Backward(b *Batch, t *Trace, g *op.Tensor) {
 	d := m.device
-	p := &pass{Model: m, d: d, life: op.Block, b: b}
+	p := &pass{Model: m, d: d, life: op.Block, b: b, rope: t.rope}
 	last := t.inputs[len(t.inputs)-1]
 	grad := d.New(op.Step, "gradients/activations", m.Compute, b.Tokens, m.HiddenSize)
 

@@ -1,6 +1,14 @@
-// Package llama is the LLaMA decoder (Touvron et al., 2023), written once against op.Device: forward and backward by hand,
-// no tape. Read config.go for the shape, model.go for what a model holds, block.go for the arithmetic, loss.go for
-// training and generate.go for generation.
+// Package llama is the LLaMA decoder (Touvron et al., 2023) and its relatives, written once against op.Device: forward and
+// backward by hand, no tape. Read config.go for the shape, model.go for what a model holds, block.go for the arithmetic, loss.go
+// for training and generate.go for generation.
+//
+// # Another architecture
+//
+// A decoder that differs from LLaMA by switches of Config is one file, such as qwen3.go: a function that sets them from
+// config.json and refuses what it cannot compute; and a row of the table in architecture.go. Its tensors must have LLaMA's
+// names. What no switch says yet is added to Config, to Tensors and builder.block (what is loaded), and to block.forward and
+// block.backward (what is computed); the gradients of TestArchitectures then cover it, and conformance/oracle/architectures.py
+// makes a small random model of it whose logits and gradients transformers computed.
 package llama
 
 import (
@@ -28,33 +36,50 @@ type Model struct {
 	blocks    []block
 	norm      *op.Tensor
 	head      op.Weight
-	cos, sin  *op.Tensor
+	tables    tables
 }
 
 // Options say how a base is held and what is trained.
 type Options struct {
 	Compute num.DType
-	Quant   *quant.Options // nil keeps the linear layers dense, in Compute
+	Quant   *quant.Options // nil keeps the linear layers as they come: dense in Compute, or in the 4 bits of their files
 	LoRA    *lora.Config   // nil trains nothing
+	Context int            // the longest sequence that will be asked for; 0 is max_position_embeddings
+}
+
+// Weights gives a base's tensors by their Hugging Face names and the shapes that they must have.
+type Weights interface {
+	// Float32 gives a tensor row-major. Its values are good until the next call, so that one tensor at a time is in memory.
+	Float32(name string, shape []int) ([]float32, error)
+	// Quantized gives a linear layer's weight that is in 4 bits already; nil for one that is not.
+	Quantized(name string, shape []int) (*quant.Tensor, error)
 }
 
 type block struct {
 	layer                      uint16
+	window                     int
 	inputNorm, postNorm        *op.Tensor
+	qNorm, kNorm               *op.Tensor // nil in most architectures
 	q, k, v, o, gate, up, down projection
 }
 
-// projection is one linear layer with its place and its adapter, which may be nil.
+// projection is one linear layer with its place, and its bias and adapter, which may be nil.
 type projection struct {
 	at      op.At
 	w       op.Weight
+	bias    *op.Tensor
 	adapter *op.Adapter
 }
 
-// New brings a model to a device. weights gives each tensor by its Hugging Face name and its shape, row-major in float32, so
-// that one tensor at a time is in memory; linear layers are quantized as they come. The embedding, the norms and the head stay
+// WeightsFunc is Weights that are in no file.
+type WeightsFunc func(name string, shape []int) ([]float32, error)
+
+func (f WeightsFunc) Float32(name string, shape []int) ([]float32, error)       { return f(name, shape) }
+func (f WeightsFunc) Quantized(name string, shape []int) (*quant.Tensor, error) { return nil, nil }
+
+// New brings a model to a device. Linear layers are quantized as they come. The embedding, the norms, biases and the head stay
 // unquantized, as in the paper.
-func New(d op.Device, c Config, o Options, weights func(name string, shape []int) ([]float32, error)) (*Model, error) {
+func New(d op.Device, c Config, o Options, weights Weights) (*Model, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
@@ -63,16 +88,23 @@ func New(d op.Device, c Config, o Options, weights func(name string, shape []int
 	m.embedding = b.dense("model.embed_tokens.weight", o.Compute, c.VocabSize, c.HiddenSize)
 	for layer := range c.NumHiddenLayers {
 		m.blocks = append(m.blocks, b.block(layer, c))
+		if b.err != nil {
+			return nil, b.err
+		}
 	}
-	m.norm = b.vector("model.norm.weight", c.HiddenSize)
+	m.norm = b.vector("model.norm.weight", num.Float32, c.HiddenSize)
 	m.head = op.Weight{Dense: m.embedding}
 	if !c.TieWordEmbeddings {
-		m.head = op.Weight{Dense: b.dense("lm_head.weight", o.Compute, c.VocabSize, c.HiddenSize)}
+		m.head = op.Weight{Dense: b.dense(headWeight, o.Compute, c.VocabSize, c.HiddenSize)}
 	}
-	m.cos, m.sin = ropeTables(d, c)
 	if b.err != nil {
 		return nil, b.err
 	}
+	context := c.MaxPositionEmbeddings
+	if o.Context > 0 {
+		context = min(context, o.Context)
+	}
+	m.tables = newTables(d, op.Run, c, context)
 	return m, d.Sync()
 }
 
@@ -80,20 +112,27 @@ func New(d op.Device, c Config, o Options, weights func(name string, shape []int
 type builder struct {
 	d       op.Device
 	options Options
-	weights func(string, []int) ([]float32, error)
+	weights Weights
 	clock   *op.Ints
 	err     error
 }
 
 func (b *builder) block(layer int, c Config) block {
-	prefix := fmt.Sprintf("model.layers.%d.", layer)
+	prefix := layerPrefix(layer)
 	bl := block{
 		layer:     uint16(layer),
-		inputNorm: b.vector(prefix+"input_layernorm.weight", c.HiddenSize),
-		postNorm:  b.vector(prefix+"post_attention_layernorm.weight", c.HiddenSize),
+		inputNorm: b.vector(prefix+"input_layernorm.weight", num.Float32, c.HiddenSize),
+		postNorm:  b.vector(prefix+"post_attention_layernorm.weight", num.Float32, c.HiddenSize),
+	}
+	if c.SlidingWindow != nil {
+		bl.window = c.SlidingWindow[layer]
+	}
+	if c.QKNorm {
+		bl.qNorm = b.vector(prefix+"self_attn.q_norm.weight", num.Float32, c.HeadDim)
+		bl.kNorm = b.vector(prefix+"self_attn.k_norm.weight", num.Float32, c.HeadDim)
 	}
 	for i, s := range c.projections() {
-		*bl.projections()[i] = b.projection(prefix, op.At{Layer: uint16(layer), Name: s.name}, s.out, s.in)
+		*bl.projections()[i] = b.projection(prefix, op.At{Layer: uint16(layer), Name: s.name}, s)
 	}
 	return bl
 }
@@ -103,18 +142,34 @@ func (bl *block) projections() []*projection {
 	return []*projection{&bl.q, &bl.k, &bl.v, &bl.o, &bl.gate, &bl.up, &bl.down}
 }
 
-func (b *builder) projection(prefix string, at op.At, out, in int) projection {
-	p := projection{at: at}
-	name := prefix + at.Name + ".weight"
-	if b.options.Quant == nil {
-		p.w.Dense = b.dense(name, b.options.Compute, out, in)
-	} else {
-		p.w.Quantized = b.quantized(name, out, in)
+func (b *builder) projection(prefix string, at op.At, s projectionShape) projection {
+	p := projection{at: at, w: b.linear(prefix+s.name+".weight", s.out, s.in)}
+	if s.bias {
+		p.bias = b.vector(prefix+s.name+".bias", b.options.Compute, s.out)
 	}
 	if l := b.options.LoRA; l != nil && targeted(l.TargetModules, at.Name) {
-		p.adapter = lora.New(b.d, at, out, in, *l, b.clock)
+		p.adapter = lora.New(b.d, at, s.out, s.in, *l, b.clock)
 	}
 	return p
+}
+
+// linear is a layer's weight: in the 4 bits that its file has, quantized now, or dense.
+func (b *builder) linear(name string, out, in int) op.Weight {
+	if b.err != nil {
+		return op.Weight{}
+	}
+	q, err := b.weights.Quantized(name, []int{out, in})
+	if err != nil {
+		b.err = err
+		return op.Weight{}
+	}
+	switch {
+	case q != nil:
+		return op.Weight{Quantized: b.d.NewQuantized("weights/"+name, q)}
+	case b.options.Quant != nil:
+		return op.Weight{Quantized: b.quantized(name, out, in)}
+	}
+	return op.Weight{Dense: b.dense(name, b.options.Compute, out, in)}
 }
 
 // targeted: a module's last component is on the list, or there is no list.
@@ -126,7 +181,7 @@ func (b *builder) values(name string, shape ...int) []float32 {
 	if b.err != nil {
 		return nil
 	}
-	x, err := b.weights(name, shape)
+	x, err := b.weights.Float32(name, shape)
 	if err == nil {
 		if bad := quant.CheckFinite(x); bad != nil {
 			err = fmt.Errorf("tensor %s: %w", name, bad)
@@ -140,9 +195,9 @@ func (b *builder) dense(name string, t num.DType, rows, cols int) *op.Tensor {
 	return b.upload(name, t, rows, cols, b.values(name, rows, cols))
 }
 
-// vector is dense for a norm's weight, which a file holds with one dimension.
-func (b *builder) vector(name string, n int) *op.Tensor {
-	return b.upload(name, num.Float32, 1, n, b.values(name, n))
+// vector is dense for a norm's weight or a bias, which a file holds with one dimension.
+func (b *builder) vector(name string, t num.DType, n int) *op.Tensor {
+	return b.upload(name, t, 1, n, b.values(name, n))
 }
 
 func (b *builder) upload(name string, t num.DType, rows, cols int, x []float32) *op.Tensor {
@@ -167,30 +222,13 @@ func (b *builder) quantized(name string, out, in int) *op.Quantized {
 	return b.d.NewQuantized("weights/"+name, q)
 }
 
-// ropeTables are cosine and sine of every position's angles, [positions, head_dim/2], from the host.
-func ropeTables(d op.Device, c Config) (cos, sin *op.Tensor) {
-	half := c.HeadDim / 2
-	invFreq := num.RoPEInvFreq(c.RoPETheta, c.HeadDim)
-	cosines, sines := make([]float32, c.MaxPositionEmbeddings*half), make([]float32, c.MaxPositionEmbeddings*half)
-	for p := range c.MaxPositionEmbeddings {
-		for i, f := range invFreq {
-			sines[p*half+i], cosines[p*half+i] = num.SinCos(num.RoPEAngle(p, f))
-		}
-	}
-	cos = d.New(op.Run, "tables/cos", num.Float32, c.MaxPositionEmbeddings, half)
-	sin = d.New(op.Run, "tables/sin", num.Float32, c.MaxPositionEmbeddings, half)
-	d.Write(cos, cosines)
-	d.Write(sin, sines)
-	return cos, sin
-}
-
 // Adapters gives every adapter by its module's name, such as model.layers.0.self_attn.q_proj.
 func (m *Model) Adapters() map[string]*op.Adapter {
 	all := map[string]*op.Adapter{}
 	for i := range m.blocks {
 		for _, p := range m.blocks[i].projections() {
 			if p.adapter != nil {
-				all[fmt.Sprintf("model.layers.%d.%s", p.at.Layer, p.at.Name)] = p.adapter
+				all[layerPrefix(int(p.at.Layer))+p.at.Name] = p.adapter
 			}
 		}
 	}

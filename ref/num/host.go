@@ -61,13 +61,16 @@ func sinCosSeries(r dd) (sin, cos dd) {
 // RoPEInvFreq gives the dim/2 frequencies of rotary embeddings as Hugging Face computes them in float32:
 // round(1/round(base^x)), x = round(2i/dim).
 func RoPEInvFreq(base float64, dim int) []float32 {
-	l := logDD(base, wideLog(base))
 	f := make([]float32, dim/2)
 	for i := range f {
-		x := float32(2*i) / float32(dim)
-		f[i] = 1 / expDD(l.mul(dd{float64(x), 0})).round()
+		f[i] = 1 / Pow(base, float64(float32(2*i)/float32(dim)))
 	}
 	return f
+}
+
+// Pow is the correctly rounded x^y of a positive normal x whose power is well within float32's range.
+func Pow(x, y float64) float32 {
+	return expDD(logDD(x, wideLog(x)).mul(dd{y, 0})).round()
 }
 
 // wideLog is ln x for any positive normal float64 to about 2^-40, the start for logDD.

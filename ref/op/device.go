@@ -63,6 +63,8 @@ type Device interface {
 	LoRALinear(at At, y, u, x *Tensor, w Weight, bias *Tensor, a *Adapter)
 	LoRALinearBackward(at At, dx, dy, u, x *Tensor, w Weight, a *Adapter)
 
+	// RMSNorm normalizes each row of x, or, where w is shorter, each part of it of w's length: Qwen3's heads. r
+	// [rows, parts] is kept for backward.
 	RMSNorm(at At, y, r, x, w *Tensor, eps float32)
 	RMSNormBackward(at At, dx, dw, dy, x, w, r *Tensor)
 

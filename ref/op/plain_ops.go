@@ -120,11 +120,11 @@ func loraShape(x *Tensor, w Weight, a *Adapter) LoRAShape {
 
 func (p *Plain) RMSNorm(at At, y, r, x, w *Tensor, eps float32) {
 	shaped(at, y, x.Rows, x.Cols)
-	shaped(at, w, 1, x.Cols)
-	shaped(at, r, x.Rows, 1)
+	shaped(at, w, 1, w.Cols)
+	shaped(at, r, x.Rows, groups(at, x, w))
 	p.do(at, func() error {
 		out := make([]float32, y.Len())
-		RMSNorm(out, load(r), load(x), load(w), x.Cols, eps, y.DType)
+		RMSNorm(out, load(r), load(x), load(w), w.Cols, eps, y.DType)
 		store(y, out)
 		return nil
 	})
@@ -133,12 +133,21 @@ func (p *Plain) RMSNorm(at At, y, r, x, w *Tensor, eps float32) {
 func (p *Plain) RMSNormBackward(at At, dx, dw, dy, x, w, r *Tensor) {
 	shaped(at, dx, x.Rows, x.Cols)
 	shaped(at, dy, x.Rows, x.Cols)
+	shaped(at, r, x.Rows, groups(at, x, w))
 	p.do(at, func() error {
 		into := load(dx)
-		RMSNormBackward(into, load(dw), load(dy), load(x), load(w), load(r), x.Cols, dx.DType)
+		RMSNormBackward(into, load(dw), load(dy), load(x), load(w), load(r), w.Cols, dx.DType)
 		store(dx, into)
 		return nil
 	})
+}
+
+// groups is the number of parts of a row of x that w normalizes one by one.
+func groups(at At, x, w *Tensor) int {
+	if x.Cols%w.Cols != 0 {
+		panic(fmt.Sprintf("op: %v: rows of %d values cannot be normalized by %d", at, x.Cols, w.Cols))
+	}
+	return x.Cols / w.Cols
 }
 
 func (p *Plain) RoPE(at At, y, x, cos, sin *Tensor, positions *Ints) {

@@ -2,7 +2,7 @@ package op
 
 import "qlora/ref/num"
 
-// RMSNorm computes, for each row of x [rows, d],
+// RMSNorm computes, for each row of x [rows, d], where a row may be one head of a token,
 //
 //	r = 1/√(Sum(x²)/d + eps)
 //	y = round(w · round(x·r))

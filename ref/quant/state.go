@@ -87,6 +87,16 @@ func (t *Tensor) Bytes() int {
 	return n
 }
 
+// Bytes is the memory that a tensor of n elements will take.
+func (o Options) Bytes(n int64) int64 {
+	blocks := (n + int64(o.Blocksize) - 1) / int64(o.Blocksize)
+	bytes := (n + 1) / 2
+	if !o.DoubleQuant {
+		return bytes + 4*blocks
+	}
+	return bytes + blocks + 4*((blocks+NestedBlocksize-1)/NestedBlocksize) + 4*256 + 4
+}
+
 // Entry is a tensor as a safetensors file holds it.
 type Entry struct {
 	Name  string
@@ -202,6 +212,12 @@ func FromEntries(name string, get func(name string) (Entry, error)) (*Tensor, er
 	nested.Map = (*Map8)(values)
 	t.Nested = nested
 	return t, nil
+}
+
+// ReadState reads what a file records of a 4-bit weight, without its codes and scales.
+func ReadState(name string, get func(name string) (Entry, error)) (*Tensor, error) {
+	t, _, err := parseState(name, get)
+	return t, err
 }
 
 // parseState finds and reads the JSON; nested is nil without double quantization.

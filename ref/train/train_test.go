@@ -37,7 +37,7 @@ func newTrainer(t *testing.T, s setting) *Trainer {
 		Compute: s.compute,
 		Quant:   &quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true},
 		LoRA:    &lora.Config{R: s.rank, Alpha: 8, Dropout: s.dropout, Seed: 5},
-	}, randomWeights)
+	}, llama.WeightsFunc(randomWeights))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,90 +4,127 @@ package base
 import (
 	"fmt"
 	"io/fs"
-	"os"
+	"strings"
 
-	"qlora/cmd/qlora/internal/demo"
+	"qlora/cmd/qlora/internal/machine"
 	"qlora/cmd/qlora/internal/tokenizer"
 	"qlora/ref/checkpoint"
 	"qlora/ref/llama"
 	"qlora/ref/op"
 )
 
-// Base is a model's folder: weights that are read when they are needed, its tokenizer.
+// Base is a model's files: weights that are read when they are needed, its tokenizer.
 type Base struct {
 	Name      string // as given on the command line
 	Config    llama.Config
 	Tokenizer *tokenizer.Tokenizer
-	model     *checkpoint.Model
+	Model     *checkpoint.Model
 }
 
-// Open finds the model "demo" or a folder in Hugging Face's layout. Close it after use.
+// Open finds a model (see Find), reads what is small and checks that every tensor is there with its shape. Close it after use.
 func Open(name string) (*Base, error) {
 	fsys, err := Find(name)
 	if err != nil {
 		return nil, err
 	}
-	b, err := open(fsys)
-	if err != nil {
+	b := &Base{Name: name}
+	if err := b.open(fsys); err != nil {
+		b.Close()
 		return nil, fmt.Errorf("model %s: %w", name, err)
 	}
-	b.Name = name
 	return b, nil
 }
 
-// Find gives the folder of a model.
-func Find(name string) (fs.FS, error) {
-	if name == demo.Name {
-		return demo.Model(), nil
+func (b *Base) open(fsys fs.FS) (err error) {
+	if b.Model, err = checkpoint.OpenModel(fsys); err != nil {
+		return err
 	}
-	if stat, err := os.Stat(name); err != nil || !stat.IsDir() {
-		return nil, fmt.Errorf("model %s: want %q or a folder with config.json, model.safetensors and tokenizer.model", name, demo.Name)
+	if b.Config, err = llama.ConfigOf(b.Model.Config); err != nil {
+		return fmt.Errorf("config.json: %w", err)
 	}
-	return os.DirFS(name), nil
+	if err := checkTensors(b.Config, b.Model); err != nil {
+		return err
+	}
+	if b.Tokenizer, err = tokenizer.Load(fsys); err != nil {
+		return err
+	}
+	if n := b.Tokenizer.Size(); n > b.Config.VocabSize {
+		return fmt.Errorf("the tokenizer has ids up to %d, config.json a vocabulary of %d: they are of different models", n-1, b.Config.VocabSize)
+	}
+	return nil
 }
 
-func open(fsys fs.FS) (*Base, error) {
-	m, err := checkpoint.OpenModel(fsys)
-	if err != nil {
-		return nil, err
+// checkTensors wants every tensor that the configuration asks for, and none that would change what is computed.
+func checkTensors(c llama.Config, m *checkpoint.Model) error {
+	wanted := map[string]bool{"lm_head.weight": true} // which a tied model may have once more
+	for _, t := range c.Tensors() {
+		if err := m.Check(t.Name, t.Shape); err != nil {
+			return err
+		}
+		wanted[t.Name] = true
 	}
-	t, err := tokenizer.Load(fsys)
-	if err != nil {
-		return nil, err
+	for _, name := range m.Names() {
+		weight, part := stateOf(name)
+		if !wanted[name] && !(part && wanted[weight]) && !strings.HasSuffix(name, ".rotary_emb.inv_freq") {
+			return fmt.Errorf("tensor %s has no place in a model of type %s with this config.json: the result would be wrong without it", name, m.Config.ModelType)
+		}
 	}
-	c, err := shape(m.Config)
-	if err != nil {
-		return nil, fmt.Errorf("config.json: %w", err)
-	}
-	if t.Size() > c.VocabSize {
-		return nil, fmt.Errorf("%s has %d pieces, config.json a vocabulary of %d", tokenizer.File, t.Size(), c.VocabSize)
-	}
-	return &Base{Config: c, Tokenizer: t, model: m}, nil
+	return nil
 }
 
-// shape translates config.json.
-func shape(c checkpoint.ModelConfig) (llama.Config, error) {
-	act, err := op.ParseActivation(c.HiddenAct)
-	if err != nil {
-		return llama.Config{}, err
+// stateOf says whether a tensor is a part of the state of a weight in 4 bits.
+func stateOf(name string) (weight string, part bool) {
+	i := strings.LastIndex(name, ".weight.")
+	if i < 0 {
+		return "", false
 	}
-	s := llama.Config{
-		HiddenSize: c.HiddenSize, IntermediateSize: c.IntermediateSize, NumHiddenLayers: c.NumHiddenLayers,
-		NumAttentionHeads: c.NumAttentionHeads, NumKeyValueHeads: c.NumKeyValueHeads, HeadDim: c.HeadDim,
-		VocabSize: c.VocabSize, MaxPositionEmbeddings: c.MaxPositionEmbeddings,
-		RMSNormEps: float32(c.RMSNormEps), RoPETheta: c.RoPETheta, HiddenAct: act, TieWordEmbeddings: c.TieWordEmbeddings,
-	}
-	return s, s.Check()
+	return name[:i+len(".weight")], true
 }
 
-// Load brings the model to a device.
+// Load brings the model to a device, if there is memory for it.
 func (b *Base) Load(d op.Device, o llama.Options) (*llama.Model, error) {
-	m, err := llama.New(d, b.Config, o, b.model.Float32)
+	if b.Model.Config.Quantization != nil {
+		o.Quant = nil // its layers come in the 4 bits, or the full precision, that its files chose
+	}
+	held, most := b.memory(o)
+	if limit := d.Arena().Cap; limit > 0 && held > limit {
+		return nil, fmt.Errorf("model %s: its weights need %s, the memory limit is %s", b.Name, op.Bytes(held), op.Bytes(limit))
+	}
+	if err := machine.CheckMemory("model "+b.Name, held+most); err != nil {
+		return nil, err
+	}
+	m, err := llama.New(d, b.Config, o, b.Model)
 	if err != nil {
 		return nil, fmt.Errorf("model %s: %w", b.Name, err)
 	}
+	b.Model.Forget()
 	return m, nil
 }
 
+// memory is what the weights take on the device, and what the largest takes besides while it is read.
+func (b *Base) memory(o llama.Options) (held, most int64) {
+	for _, t := range b.Config.Tensors() {
+		n := int64(1)
+		for _, d := range t.Shape {
+			n *= int64(d)
+		}
+		most = max(most, 4*n)
+		switch {
+		case t.Linear && o.Quant != nil:
+			held += o.Quant.Bytes(n)
+		case t.Linear && b.Model.InFourBits(t.Name):
+			held += n/2 + n/64
+		default:
+			held += n * int64(o.Compute.Size())
+		}
+	}
+	return held, most
+}
+
 // Close closes the model's files.
-func (b *Base) Close() error { return b.model.File.Close() }
+func (b *Base) Close() error {
+	if b.Model == nil {
+		return nil
+	}
+	return b.Model.Close()
+}
