@@ -75,19 +75,8 @@ func checkLlama(t *testing.T, name string, v vectors, c llama.Config, weights fu
 			d.Write(a.B, normal(module, a.B.Len()))
 		}
 	}
-	ids, labels := v.ints("ids"), v.ints("labels")
-	shifted := append(append([]int32(nil), labels[1:]...), op.IgnoredLabel)
-	counted := float32(0)
-	for _, l := range shifted {
-		if l != op.IgnoredLabel {
-			counted++
-		}
-	}
-	b := llama.NewBatch(d, [][]int32{ids}, [][]int32{shifted})
-	loss, g := d.New(op.Step, "loss", num.Float32, b.Tokens, 1), d.New(op.Step, "g", num.Float32, 1, 1)
-	d.Write(g, []float32{1 / counted})
-	m.Backward(b, m.Loss(b, loss), g)
-
+	ids := v.ints("ids")
+	loss, counted := backward(d, m, ids, v.ints("labels"))
 	report := func(what string, err error) {
 		if err != nil {
 			t.Errorf("%s, %s: %v", name, what, err)

@@ -41,8 +41,8 @@ func (s RoPEScaling) check(headDim int) error {
 	return nil
 }
 
-// invFreq gives the head_dim/2 frequencies for sequences of at most length tokens; the length matters to dynamic alone.
-func (c Config) invFreq(length int) []float32 {
+// InvFreq gives the head_dim/2 frequencies for sequences of at most length tokens; the length matters to dynamic alone.
+func (c Config) InvFreq(length int) []float32 {
 	s := c.RoPEScaling
 	if s.Type == "dynamic" && length > c.MaxPositionEmbeddings {
 		return num.RoPEInvFreq(s.dynamicBase(c, length), c.HeadDim)
@@ -90,7 +90,7 @@ type tables struct{ cos, sin *op.Tensor }
 
 func newTables(d op.Device, life op.Lifetime, c Config, positions int) tables {
 	half := c.HeadDim / 2
-	invFreq := c.invFreq(positions)
+	invFreq := c.InvFreq(positions)
 	cosines, sines := make([]float32, positions*half), make([]float32, positions*half)
 	for p := range positions {
 		for i, f := range invFreq {
