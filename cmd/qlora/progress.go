@@ -24,11 +24,12 @@ type progress struct {
 }
 
 func newProgress(w io.Writer, steps, every int) *progress {
-	p := &progress{w: w, every: every, steps: steps, begun: time.Now()}
-	if f, ok := w.(*os.File); ok {
-		p.live = term.IsTerminal(int(f.Fd()))
-	}
-	return p
+	return &progress{w: w, live: isTerminal(w), every: every, steps: steps, begun: time.Now()}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func (p *progress) step(r train.Report, memory int64) {
@@ -50,5 +51,29 @@ func (p *progress) step(r train.Report, memory int64) {
 func (p *progress) end() {
 	if p.live && p.finished > 0 {
 		fmt.Fprintln(p.w)
+	}
+}
+
+// counter shows how much of a list is done: a line that is written over on a terminal, ten lines elsewhere.
+type counter struct {
+	w          io.Writer
+	live       bool
+	what, unit string
+	total      int
+}
+
+func newCounter(w io.Writer, what, unit string, total int) counter {
+	return counter{w, isTerminal(w), what, unit, total}
+}
+
+func (c counter) step(done int) {
+	line := fmt.Sprintf("%s: %d of %d %s", c.what, done, c.total, c.unit)
+	switch {
+	case c.live && done == c.total:
+		fmt.Fprintf(c.w, "\r\x1b[K%s\n", line)
+	case c.live:
+		fmt.Fprintf(c.w, "\r\x1b[K%s", line)
+	case done*10/c.total > (done-1)*10/c.total:
+		fmt.Fprintln(c.w, line)
 	}
 }

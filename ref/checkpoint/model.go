@@ -155,6 +155,16 @@ func (m *Model) Tensor(name string) (Tensor, error) {
 	return f.Tensor(name)
 }
 
+// Size is the number of bytes that a tensor of a safetensors file takes there.
+func (m *Model) Size(name string) int64 {
+	f, ok := m.where[name].(*File)
+	if !ok {
+		return 0
+	}
+	t := f.tensors[name]
+	return t.Offsets[1] - t.Offsets[0]
+}
+
 func (m *Model) missing(name string) error {
 	if len(m.files) == 1 {
 		return fmt.Errorf("%s: no tensor %s", m.files[0].Name, name)

@@ -328,3 +328,24 @@ func widen(x []float32, b []byte, dtype num.DType) {
 		}
 	}
 }
+
+// Narrow is a tensor as a file holds it: x, row-major of a shape, rounded to dtype.
+func Narrow(name string, shape []int, x []float32, dtype num.DType) Tensor {
+	t := Tensor{Name: name, Shape: shape, Bytes: make([]byte, 0, len(x)*dtype.Size())}
+	for _, v := range x {
+		switch dtype {
+		case num.BFloat16:
+			t.Bytes = binary.LittleEndian.AppendUint16(t.Bytes, num.ToBFloat16(v))
+		case num.Float16:
+			t.Bytes = binary.LittleEndian.AppendUint16(t.Bytes, num.ToFloat16(v))
+		default:
+			t.Bytes = binary.LittleEndian.AppendUint32(t.Bytes, math.Float32bits(v))
+		}
+	}
+	for safetensors, d := range DTypes {
+		if d == dtype {
+			t.DType = safetensors
+		}
+	}
+	return t
+}

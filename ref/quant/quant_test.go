@@ -257,14 +257,14 @@ func TestEntriesComeBack(t *testing.T) {
 		}
 	}
 	q, _ := Quantize(random(8, 64), []int{64}, Options{Type: Int4, Blocksize: 64})
-	if _, err := q.Entries("w"); err == nil || !strings.Contains(err.Error(), "int4") {
+	if _, err := q.Entries("w", "U8"); err == nil || !strings.Contains(err.Error(), "int4") {
 		t.Error(err)
 	}
 }
 
 func entries(t *testing.T, q *Tensor) map[string]Entry {
 	t.Helper()
-	list, err := q.Entries("w")
+	list, err := q.Entries("w", "U8")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,7 @@ func (o Options) Bytes(n int64) int64 {
 // Entry is a tensor as a safetensors file holds it.
 type Entry struct {
 	Name  string
-	DType string // of safetensors: U8, F32
+	DType string // of safetensors: U8, F32, BF16, …
 	Shape []int
 	Bytes []byte
 }
@@ -115,15 +115,22 @@ const (
 	secondBlocksizeKey = "nested_blocksize"
 )
 
+// storageSizes are the types under which bitsandbytes stores packed codes (quant_storage): bytes an element.
+var storageSizes = map[string]int{"U8": 1, "I8": 1, "BF16": 2, "F16": 2, "F32": 4}
+
 // Entries gives the tensors by which bitsandbytes stores a 4-bit weight under a name. It has no names for types but nf4 and
-// fp4.
-func (t *Tensor) Entries(name string) ([]Entry, error) {
+// fp4. storage is the type, as safetensors names it, that the packed codes are said to have; the bytes are the same.
+func (t *Tensor) Entries(name, storage string) ([]Entry, error) {
 	if t.Type != NF4 && t.Type != FP4 {
 		return nil, fmt.Errorf("tensor %s: bitsandbytes files hold nf4 and fp4, not %s", name, t.Type.Name)
 	}
+	size, ok := storageSizes[storage]
+	if !ok || len(t.Packed)%size != 0 {
+		return nil, fmt.Errorf("tensor %s: %d bytes of codes cannot be stored as %s", name, len(t.Packed), storage)
+	}
 	state := []byte(t.stateJSON())
 	entries := []Entry{
-		{name, "U8", []int{len(t.Packed), 1}, t.Packed},
+		{name, storage, []int{len(t.Packed) / size, 1}, t.Packed},
 		Float32Entry(name+keyQuantMap, t.Type.Values[:]),
 		{name + keyQuantState + t.Type.Name, "U8", []int{len(state)}, state},
 	}

@@ -2,6 +2,7 @@
 package base
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -19,33 +20,46 @@ type Base struct {
 	Config    llama.Config
 	Tokenizer *tokenizer.Tokenizer
 	Model     *checkpoint.Model
+	Files     fs.FS // the model's folder
 }
 
 // Open finds a model (see Find), reads what is small and checks that every tensor is there with its shape. Close it after use.
 func Open(name string) (*Base, error) {
-	fsys, err := Find(name)
+	b, err := OpenWeights(name)
 	if err != nil {
 		return nil, err
 	}
-	b := &Base{Name: name}
-	if err := b.open(fsys); err != nil {
-		b.Close()
-		return nil, fmt.Errorf("model %s: %w", name, err)
+	if err := b.openTokenizer(); err != nil {
+		return nil, fmt.Errorf("model %s: %w", name, errors.Join(err, b.Close()))
 	}
 	return b, nil
 }
 
-func (b *Base) open(fsys fs.FS) (err error) {
-	if b.Model, err = checkpoint.OpenModel(fsys); err != nil {
+// OpenWeights is Open for those who need no tokenizer.
+func OpenWeights(name string) (*Base, error) {
+	fsys, err := Find(name)
+	if err != nil {
+		return nil, err
+	}
+	b := &Base{Name: name, Files: fsys}
+	if err := b.openWeights(); err != nil {
+		return nil, fmt.Errorf("model %s: %w", name, errors.Join(err, b.Close()))
+	}
+	return b, nil
+}
+
+func (b *Base) openWeights() (err error) {
+	if b.Model, err = checkpoint.OpenModel(b.Files); err != nil {
 		return err
 	}
 	if b.Config, err = llama.ConfigOf(b.Model.Config); err != nil {
 		return fmt.Errorf("config.json: %w", err)
 	}
-	if err := checkTensors(b.Config, b.Model); err != nil {
-		return err
-	}
-	if b.Tokenizer, err = tokenizer.Load(fsys); err != nil {
+	return checkTensors(b.Config, b.Model)
+}
+
+func (b *Base) openTokenizer() (err error) {
+	if b.Tokenizer, err = tokenizer.Load(b.Files); err != nil {
 		return err
 	}
 	if n := b.Tokenizer.Size(); n > b.Config.VocabSize {
