@@ -92,4 +92,3 @@ func backward(d op.Device, m *llama.Model, ids, labels []int32) (loss *op.Tensor
 	m.Backward(b, m.Loss(b, loss), g)
 	return loss, counted
 }
-
