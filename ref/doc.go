@@ -4,7 +4,7 @@
 //  1. num: the arithmetic. Number formats, the canonical Sum, correctly rounded elementary functions, Philox.
 //  2. quant: section 2 and 3 of the paper. NF4, blockwise quantization, double quantization, and what bitsandbytes does.
 //  3. op: one operation a file, forward beside backward, and the Device interface that all of them stand behind.
-//  4. lora: adapters, and how they begin.
+//  4. lora: adapters, and how they begin; lora/peft: which modules have one.
 //  5. llama: the decoder as a composition of operations, its backward pass, generation.
 //  6. optim: AdamW in 32 and 8 bits, clipping, schedules, paging.
 //  7. train: one training step, and a run that can be stopped and resumed without a trace.

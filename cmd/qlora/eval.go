@@ -19,7 +19,7 @@ type perplexity struct {
 	Perplexity float64 `json:"perplexity"`
 }
 
-// evalPerplexity measures one window: beginning-of-sequence, then the text, cut at the model's context.
+// evalPerplexity measures one window: the text, with what the tokenizer puts before one, cut at the model's context.
 func evalPerplexity(c console, args []string) error {
 	o := struct {
 		inference
@@ -42,7 +42,7 @@ func evalPerplexity(c console, args []string) error {
 	}
 	tokens := b.Tokenizer.Encode(text)
 	window := tokens[:min(len(tokens), b.Config.MaxPositionEmbeddings-1)]
-	loss, n, err := train.Evaluate(d, m, []train.Sequences{data.Sequences(window, b.Tokenizer.BOS, len(window))})
+	loss, n, err := train.Evaluate(d, m, []train.Sequences{data.Sequences(window, b.Tokenizer.Start(), len(window))})
 	if err != nil {
 		return err
 	}

@@ -3,9 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
+	"qlora/cmd/qlora/internal/base"
 	"qlora/cmd/qlora/internal/config"
-	"qlora/cmd/qlora/internal/tokenizer"
 	"qlora/ref/llama"
 	"qlora/ref/op"
 )
@@ -35,7 +36,7 @@ func generate(c console, args []string) error {
 	if err != nil {
 		return err
 	}
-	return o.sampling.write(c, c.out, m, b.Tokenizer)
+	return o.sampling.write(c, c.out, m, b)
 }
 
 func (s sampling) check() error {
@@ -54,10 +55,13 @@ func (s sampling) check() error {
 
 // write continues the prompt until the end of the sequence, the number of tokens, or an interrupt. The text that is written
 // begins with the prompt.
-func (s sampling) write(c console, w io.Writer, m *llama.Model, t *tokenizer.Tokenizer) error {
-	ids := append([]int32{t.BOS}, t.Encode(s.Prompt)...)
+func (s sampling) write(c console, w io.Writer, m *llama.Model, b *base.Base) error {
+	ids := b.Tokenizer.EncodeSpecial(s.Prompt)
+	if len(ids) == 0 {
+		return config.Usagef("prompt is empty, and this model's tokenizer puts nothing before a text: give --prompt TEXT")
+	}
 	choice := op.Choice{Temperature: float32(s.Temperature), TopK: s.TopK, TopP: float32(s.TopP), Seed: s.Seed}
-	d := t.NewDecoder()
+	d := b.Tokenizer.NewDecoder()
 	var text string // of the prompt, which waits for the first token: a prompt that is too long writes nothing
 	for _, id := range ids {
 		text += d.Next(id)
@@ -67,7 +71,7 @@ func (s sampling) write(c console, w io.Writer, m *llama.Model, t *tokenizer.Tok
 		fmt.Fprint(w, text+d.Next(id))
 		text = ""
 		left--
-		return left > 0 && id != t.EOS && c.ctx.Err() == nil
+		return left > 0 && !slices.Contains(b.Ends, id) && c.ctx.Err() == nil
 	})
 	if err != nil {
 		return err

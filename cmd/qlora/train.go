@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"qlora/cmd/qlora/internal/plot"
 	"qlora/ref/checkpoint"
 	"qlora/ref/llama"
+	"qlora/ref/lora/peft"
 	"qlora/ref/op"
 	"qlora/ref/train"
 )
@@ -57,6 +57,7 @@ type trainingRun struct {
 	base     *base.Base
 	device   op.Device
 	model    *llama.Model
+	patterns peft.Patterns // of the adapter
 	trainer  *train.Trainer
 	identity string
 	dir      runDir
@@ -76,7 +77,7 @@ func newRun(c console, o trainOptions) (*trainingRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.base, err = base.Open(o.Model); err != nil {
+	if r.base, err = openBase(o.Model, o.Offset); err != nil {
 		return nil, err
 	}
 	defer r.base.Close()
@@ -86,11 +87,11 @@ func newRun(c console, o trainOptions) (*trainingRun, error) {
 	if err := r.readTexts(); err != nil {
 		return nil, err
 	}
+	if r.patterns, options.LoRA.Modules, err = o.targets(r.base.Config); err != nil {
+		return nil, usage(err)
+	}
 	if r.model, err = r.base.Load(r.device, options); err != nil {
 		return nil, err
-	}
-	if len(r.model.Adapters()) == 0 {
-		return nil, config.Usagef("target_modules %v: the model has none of these", o.Targets)
 	}
 	r.model.Checkpointing = o.Checkpoint
 	r.trainer = train.New(r.device, r.model, o.step())
@@ -135,7 +136,7 @@ func readText(name, ofDemo string) (string, error) {
 }
 
 func (r *trainingRun) sequences(text string) train.Sequences {
-	return data.Sequences(r.base.Tokenizer.Encode(text), r.base.Tokenizer.BOS, r.SeqLen)
+	return data.Sequences(r.base.Tokenizer.Encode(text), r.base.Tokenizer.Start(), r.SeqLen)
 }
 
 // run trains from where the folder stands to the end.
@@ -256,8 +257,8 @@ func (r *trainingRun) save() error {
 
 // writeAdapter writes the adapter as PEFT does.
 func (r *trainingRun) writeAdapter(dir string) error {
-	a := checkpoint.Adapter{A: map[string]checkpoint.Matrix{}, B: map[string]checkpoint.Matrix{}}
-	targets := map[string]bool{}
+	a := checkpoint.Adapter{Config: checkpoint.NewAdapterConfig(), A: map[string]checkpoint.Matrix{}, B: map[string]checkpoint.Matrix{}}
+	a.Config.Patterns, a.Config.BaseModel, a.Config.LoRADropout, a.Config.UseRSLoRA = r.patterns, r.Model, r.Dropout, r.RSLoRA
 	for module, adapter := range r.model.Adapters() {
 		var err error
 		if a.A[module], err = readMatrix(r.device, adapter.A); err != nil {
@@ -266,10 +267,7 @@ func (r *trainingRun) writeAdapter(dir string) error {
 		if a.B[module], err = readMatrix(r.device, adapter.B); err != nil {
 			return err
 		}
-		targets[module[strings.LastIndexByte(module, '.')+1:]] = true
 	}
-	a.Config = checkpoint.AdapterConfig{BaseModel: r.Model, R: r.R, LoRAAlpha: r.Alpha, LoRADropout: r.Dropout, UseRSLoRA: r.RSLoRA,
-		TargetModules: slices.Sorted(maps.Keys(targets))}
 	return checkpoint.WriteAdapter(dir, a)
 }
 
@@ -300,7 +298,7 @@ func (r *trainingRun) sample() string {
 	}
 	var b strings.Builder
 	s := sampling{Prompt: r.Prompt, Tokens: r.Tokens, Temperature: 0.8, TopP: 0.95, Seed: r.Seed}
-	if err := s.write(r.console, &b, r.model, r.base.Tokenizer); err != nil {
+	if err := s.write(r.console, &b, r.model, r.base); err != nil {
 		return fmt.Sprintf("(no sample: %v)", err)
 	}
 	return strings.TrimRight(b.String(), "\n")

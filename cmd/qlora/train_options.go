@@ -41,7 +41,7 @@ type workOptions struct {
 
 // runOptions fix every bit of the result, together with the data and the model.
 type runOptions struct {
-	Model       string   `name:"model" alias:"model_name_or_path" help:"demo, or a folder in Hugging Face's layout"`
+	Model       string   `name:"model" alias:"model_name_or_path" help:"demo, a folder in Hugging Face's layout, a .gguf file, or org/name from the Hugging Face cache"`
 	Data        string   `name:"dataset" alias:"data" help:"demo, or a file of UTF-8 text"`
 	HeldOut     string   `name:"eval_dataset" alias:"eval_data" help:"text to measure before and after; for demo its own"`
 	Steps       int      `name:"max_steps" alias:"steps" help:"optimizer steps"`
@@ -60,11 +60,17 @@ type runOptions struct {
 	Alpha       float64  `name:"lora_alpha" help:"the adapter counts lora_alpha/lora_r"`
 	Dropout     float64  `name:"lora_dropout" help:"share of the adapter's input that is dropped"`
 	RSLoRA      bool     `name:"use_rslora" help:"lora_alpha/√lora_r instead"`
-	Targets     []string `name:"target_modules" help:"such as q_proj, v_proj; all linear layers if empty"`
+	Targets     []string `name:"target_modules" help:"such as q_proj, v_proj; a regular expression for whole names; or all-linear, the default"`
+	Exclude     []string `name:"exclude_modules" help:"a list or a regular expression, too: modules that are left out" json:",omitempty"`
+	Layers      []string `name:"layers_to_transform" help:"such as 0,1: layers in which target_modules are adapted; all if empty" json:",omitempty"`
+	LayersName  []string `name:"layers_pattern" help:"what these layers' list is called in the model, such as layers" json:",omitempty"`
+	Ranks       []string `name:"rank_pattern" alias:"lora_rank_pattern" help:"such as q_proj=16,layers.0.mlp.up_proj=4: ranks of modules whose names end so (regular expressions)" json:",omitempty"`
+	Alphas      []string `name:"alpha_pattern" alias:"lora_alpha_pattern" help:"the same for lora_alpha" json:",omitempty"`
 	Branch      string   `name:"adapter_compute" help:"float32 as PEFT without autocast; the compute type if empty"`
 	Quant       string   `name:"quant_type" alias:"quant" help:"nf4, fp4, int4, e2m1, e3m0, or none"`
 	Double      bool     `name:"double_quant" help:"quantize the scales, too"`
 	Block       int      `name:"blocksize" help:"weights a scale"`
+	Offset      string   `name:"nested_offset" help:"how a checkpoint in 4 bits is read: float32, or bfloat16 as loaders do whose default type that is"`
 	Compute     string   `name:"compute" alias:"compute_dtype" help:"bfloat16 or float32"`
 }
 
@@ -74,7 +80,7 @@ func defaultTrain() trainOptions {
 		runOptions: runOptions{
 			Model: demo.Name, Data: demo.Name, Steps: 1000, SeqLen: 512,
 			LR: 2e-4, Schedule: "constant", Optim: "paged_adamw_32bit", Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 0.3,
-			R: 64, Alpha: 16, Quant: "nf4", Double: true, Block: 64, Compute: "bfloat16",
+			R: 64, Alpha: 16, Quant: "nf4", Double: true, Block: 64, Offset: "float32", Compute: "bfloat16",
 		},
 		workOptions: workOptions{Device: "auto", SaveSteps: 250, LoggingSteps: 10, Tokens: 80, MicroBatch: 1, Accumulate: 16},
 	}
@@ -117,7 +123,7 @@ func (o trainOptions) check() error {
 	for _, err := range []error{
 		positive("max_steps", o.Steps), positive("max_seq_length", o.SeqLen), positive("per_device_train_batch_size", o.MicroBatch),
 		positive("gradient_accumulation_steps", o.Accumulate), positive("logging_steps", o.LoggingSteps), o.ranges(),
-		o.lora().Check(), o.schedule().Check(),
+		o.lora().Check(), o.schedule().Check(), o.checkPatterns(),
 	} {
 		if err != nil {
 			return usage(err)
@@ -164,8 +170,7 @@ func (o runOptions) eightBit() (bool, error) {
 }
 
 func (o runOptions) lora() *lora.Config {
-	return &lora.Config{R: o.R, Alpha: o.Alpha, Dropout: float32(o.Dropout), RSLoRA: o.RSLoRA, Float32: o.Branch == "float32",
-		TargetModules: o.Targets, Seed: o.Seed}
+	return &lora.Config{R: o.R, Alpha: o.Alpha, Dropout: float32(o.Dropout), RSLoRA: o.RSLoRA, Float32: o.Branch == "float32", Seed: o.Seed}
 }
 
 func (o runOptions) schedule() optim.Schedule {

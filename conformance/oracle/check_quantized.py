@@ -44,8 +44,10 @@ def dequantize(packed, state):
     return (values[:n] * scale.float().repeat_interleave(state.blocksize)[:n]).to(state.dtype).reshape(state.shape)
 
 
-def loaded(folder, storage, **kw):
+def loaded(folder, storage, default=torch.float32, **kw):
+    torch.set_default_dtype(default)  # which transformers 4 did itself, to dtype
     model = AutoModelForCausalLM.from_pretrained(folder, **kw)
+    torch.set_default_dtype(torch.float32)
     result, offsets = {}, set()
     for name, module in model.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
@@ -70,11 +72,11 @@ def check(qlora, folder, kind, nested, storage, tmp):
     subprocess.run([qlora, "quantize", "--model", folder, "--output", ours, "--type", kind, f"--double-quant={str(nested).lower()}",
                     "--quant-storage", storage], check=True, capture_output=True)
     bad = 0
-    for dtype in (torch.bfloat16, torch.float32):
-        _, result, offsets = loaded(ours, storage, dtype=dtype)
+    for default in (torch.bfloat16, torch.float32):
+        _, result, offsets = loaded(ours, storage, default, dtype=torch.bfloat16)
         offset = "bfloat16" if torch.bfloat16 in offsets else "float32"
         subprocess.run([qlora, "dequantize", "--model", ours, "--output", plain, "--nested-offset", offset], check=True, capture_output=True)
-        bad += same(f"{label}, ours, loaded as {dtype} with offsets {offsets or 'none'}", result, weights(plain))
+        bad += same(f"{label}, ours, default type {default}, offsets {offsets or 'none'}", result, weights(plain))
         subprocess.run(["rm", "-r", plain])
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=nested,
                                 bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_storage=STORAGE[storage])
@@ -85,7 +87,7 @@ def check(qlora, folder, kind, nested, storage, tmp):
             subprocess.run(["cp", f"{folder}/{f}", theirs])
     _, result, offsets = loaded(theirs, storage, dtype=torch.bfloat16)
     offset = "bfloat16" if torch.bfloat16 in offsets else "float32"
-    subprocess.run([qlora, "dequantize", "--model", theirs, "--output", plain, "--nested-offset", offset], check=True)
+    subprocess.run([qlora, "dequantize", "--model", theirs, "--output", plain, "--nested-offset", offset], check=True, capture_output=True)
     bad += same(f"{label}, theirs", result, weights(plain))
     return bad
 

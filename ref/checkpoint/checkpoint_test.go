@@ -133,68 +133,6 @@ func TestWriteFileIsAllOrNothing(t *testing.T) {
 	}
 }
 
-func adapter() Adapter {
-	return Adapter{
-		Config: AdapterConfig{R: 2, LoRAAlpha: 16, TargetModules: []string{"q_proj"}, BaseModel: "demo"},
-		A:      map[string]Matrix{"model.layers.0.self_attn.q_proj": {2, 3, []float32{1, 2, 3, 4, 5, 6}}},
-		B:      map[string]Matrix{"model.layers.0.self_attn.q_proj": {1, 2, []float32{7, 8}}},
-	}
-}
-
-func TestAdapterComesBack(t *testing.T) {
-	dir := t.TempDir()
-	if err := WriteAdapter(dir, adapter()); err != nil {
-		t.Fatal(err)
-	}
-	got, err := ReadAdapter(os.DirFS(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !cmp.Equal(got.A, adapter().A) || !cmp.Equal(got.B, adapter().B) || got.Config.R != 2 || got.Config.LoRAAlpha != 16 {
-		t.Errorf("%+v", got)
-	}
-	f, err := Open(os.DirFS(dir), adapterModelFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	want := []string{"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"}
-	if !cmp.Equal(f.Names(), want) {
-		t.Error(f.Names())
-	}
-}
-
-func TestBadAdapters(t *testing.T) {
-	for what, c := range map[string]struct {
-		config, want string
-		spoil        func(*Adapter)
-	}{
-		"DoRA":         {`{"peft_type":"LORA","r":2,"use_dora":true}`, "use_dora", nil},
-		"not LoRA":     {`{"peft_type":"IA3","r":2}`, "peft_type", nil},
-		"rank pattern": {`{"peft_type":"LORA","r":2,"rank_pattern":{"q":3}}`, "rank_pattern", nil},
-		"no rank":      {`{"peft_type":"LORA"}`, "r is 0", nil},
-		"not JSON":     {`{`, "adapter_config.json", nil},
-		"other rank":   {`{"peft_type":"LORA","r":3}`, "does not fit r = 3", nil},
-		"no B":         {`{"peft_type":"LORA","r":2,"some_new_field":[1]}`, "has lora_A but no lora_B", func(a *Adapter) { clear(a.B) }},
-		"no A":         {`{"peft_type":"LORA","r":2}`, "has lora_B but no lora_A", func(a *Adapter) { clear(a.A) }},
-		"nothing":      {`{"peft_type":"LORA","r":2}`, "no tensors", func(a *Adapter) { clear(a.A); clear(a.B) }},
-	} {
-		dir, a := t.TempDir(), adapter()
-		if c.spoil != nil {
-			c.spoil(&a)
-		}
-		if err := WriteAdapter(dir, a); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, adapterConfigFile), []byte(c.config), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := ReadAdapter(os.DirFS(dir)); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v, want %q", what, err, c.want)
-		}
-	}
-}
-
 func TestModelConfig(t *testing.T) {
 	const good = `{"model_type":"llama","hidden_size":64,"num_attention_heads":8}`
 	read := func(text string) (ModelConfig, error) {

@@ -20,13 +20,14 @@ const (
 
 // Model is a model's files: its configuration and its tensors by their Hugging Face names, read when they are asked for.
 type Model struct {
-	Config ModelConfig
+	Config     ModelConfig
+	ConfigName string // where it stands: config.json, or a GGUF file's metadata
 
 	// NestedOffset is how the offset of double quantization is read. bitsandbytes writes it with all its digits, but makes a
 	// tensor of it in torch's default type: a loader that sets this to bfloat16 rounds the offset, one that does not keeps float32.
 	NestedOffset num.DType
 
-	files     []*File
+	files     []source
 	where     map[string]source
 	quantized map[string]*File // of weights in 4 bits
 	buffer    []float32        // what Float32 gave out last
@@ -35,10 +36,13 @@ type Model struct {
 // source is a file that holds tensors.
 type source interface {
 	fileName() string
+	// ownName is the file's name for a tensor.
+	ownName(name string) string
 	// shape is that of a tensor it has.
 	shape(name string) []int
 	// float32s reads a tensor that is not quantized into dst, which has its length.
 	float32s(dst []float32, name string) error
+	Close() error
 }
 
 // OpenModel reads config.json and opens model.safetensors, or all files that model.safetensors.index.json names. Only headers
@@ -48,7 +52,7 @@ func OpenModel(fsys fs.FS) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Config: c, where: map[string]source{}, quantized: map[string]*File{}}
+	m := &Model{Config: c, ConfigName: configFile, where: map[string]source{}, quantized: map[string]*File{}}
 	if err := m.open(fsys); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -75,9 +79,8 @@ func (m *Model) open(fsys fs.FS) error {
 			}
 			return err
 		}
-		f := m.files[len(m.files)-1]
 		for _, tensor := range shards[name] {
-			if !f.Has(tensor) {
+			if s := m.where[tensor]; s == nil || s.fileName() != name {
 				return fmt.Errorf("%s says that tensor %s is in %s, which has none of that name", indexFile, tensor, name)
 			}
 		}
@@ -143,6 +146,9 @@ func (m *Model) Forget() { m.buffer = nil }
 // InFourBits says whether a weight lies in 4 bits.
 func (m *Model) InFourBits(name string) bool { return m.quantized[name] != nil }
 
+// OwnName is the name that the file with a tensor has for it: another one only in GGUF.
+func (m *Model) OwnName(name string) string { return m.where[name].ownName(name) }
+
 // Names lists the tensors in alphabetical order; the parts of a 4-bit weight's state are tensors of their own.
 func (m *Model) Names() []string { return slices.Sorted(maps.Keys(m.where)) }
 
@@ -167,7 +173,7 @@ func (m *Model) Size(name string) int64 {
 
 func (m *Model) missing(name string) error {
 	if len(m.files) == 1 {
-		return fmt.Errorf("%s: no tensor %s", m.files[0].Name, name)
+		return fmt.Errorf("%s: no tensor %s", m.files[0].fileName(), m.files[0].ownName(name))
 	}
 	return fmt.Errorf("none of the model's files has a tensor %s", name)
 }
@@ -187,7 +193,7 @@ func (m *Model) Check(name string, shape []int) error {
 		found = q.Shape
 	}
 	if !slices.Equal(found, shape) {
-		return fmt.Errorf("%s: tensor %s has shape %v, config.json asks for %v", s.fileName(), name, found, shape)
+		return fmt.Errorf("%s: tensor %s has shape %v, %s asks for %v", s.fileName(), s.ownName(name), found, m.ConfigName, shape)
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
-// Package checkpoint is the bytes on disk: safetensors, the configuration of a Hugging Face model, PEFT adapters. What is read
-// is checked before it is used, and every error names the file and the tensor or byte. What is written appears whole or not
-// at all: under a temporary name first, then renamed.
+// Package checkpoint is the bytes on disk: safetensors, the configuration of a Hugging Face model, PEFT adapters, GGUF. What is
+// read is checked before it is used, and every error names the file and the tensor or byte. What is written appears whole or
+// not at all: under a temporary name first, then renamed.
 package checkpoint
 
 import (
@@ -279,6 +279,8 @@ func (f *File) notFloat(name string) error {
 }
 
 func (f *File) fileName() string { return f.Name }
+
+func (f *File) ownName(name string) string { return name }
 
 func (f *File) shape(name string) []int { return f.tensors[name].Shape }
 

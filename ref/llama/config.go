@@ -89,7 +89,7 @@ type TensorShape struct {
 
 // Tensors lists what New asks for, in its order.
 func (c Config) Tensors() []TensorShape {
-	all := []TensorShape{{"model.embed_tokens.weight", []int{c.VocabSize, c.HiddenSize}, false}}
+	all := []TensorShape{{embeddingWeight, []int{c.VocabSize, c.HiddenSize}, false}}
 	vector := func(name string, n int) { all = append(all, TensorShape{name, []int{n}, false}) }
 	for layer := range c.NumHiddenLayers {
 		prefix := layerPrefix(layer)
@@ -113,6 +113,9 @@ func (c Config) Tensors() []TensorShape {
 	return all
 }
 
-const headWeight = "lm_head.weight"
+const (
+	embeddingWeight = "model.embed_tokens.weight"
+	headWeight      = "lm_head.weight"
+)
 
 func layerPrefix(layer int) string { return fmt.Sprintf("model.layers.%d.", layer) }

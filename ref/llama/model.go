@@ -13,9 +13,8 @@ package llama
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 
+	"qlora/ref/checkpoint"
 	"qlora/ref/lora"
 	"qlora/ref/num"
 	"qlora/ref/op"
@@ -45,6 +44,9 @@ type Options struct {
 	Quant   *quant.Options // nil keeps the linear layers as they come: dense in Compute, or in the 4 bits of their files
 	LoRA    *lora.Config   // nil trains nothing
 	Context int            // the longest sequence that will be asked for; 0 is max_position_embeddings
+
+	// Adapter is one to compute with, if it has modules; LoRA is not asked then.
+	Adapter checkpoint.Adapter
 }
 
 // Weights gives a base's tensors by their Hugging Face names and the shapes that they must have.
@@ -83,9 +85,15 @@ func New(d op.Device, c Config, o Options, weights Weights) (*Model, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
+	if o.Adapter.A != nil {
+		if err := c.CheckAdapter(o.Adapter); err != nil {
+			return nil, err
+		}
+		o.LoRA = loraOf(o.Adapter)
+	}
 	m := &Model{Config: c, Compute: o.Compute, device: d, Clock: d.NewInts(op.Run, "batch/clock", op.ClockLen)}
 	b := builder{d: d, options: o, weights: weights, clock: m.Clock}
-	m.embedding = b.dense("model.embed_tokens.weight", o.Compute, c.VocabSize, c.HiddenSize)
+	m.embedding = b.dense(embeddingWeight, o.Compute, c.VocabSize, c.HiddenSize)
 	for layer := range c.NumHiddenLayers {
 		m.blocks = append(m.blocks, b.block(layer, c))
 		if b.err != nil {
@@ -93,10 +101,7 @@ func New(d op.Device, c Config, o Options, weights Weights) (*Model, error) {
 		}
 	}
 	m.norm = b.vector("model.norm.weight", num.Float32, c.HiddenSize)
-	m.head = op.Weight{Dense: m.embedding}
-	if !c.TieWordEmbeddings {
-		m.head = op.Weight{Dense: b.dense(headWeight, o.Compute, c.VocabSize, c.HiddenSize)}
-	}
+	m.head = b.loadHead(c, m.embedding)
 	if b.err != nil {
 		return nil, b.err
 	}
@@ -147,16 +152,22 @@ func (b *builder) projection(prefix string, at op.At, s projectionShape) project
 	if s.bias {
 		p.bias = b.vector(prefix+s.name+".bias", b.options.Compute, s.out)
 	}
-	if l := b.options.LoRA; l != nil && targeted(l.TargetModules, at.Name) {
-		p.adapter = lora.New(b.d, at, s.out, s.in, *l, b.clock)
+	if l := b.options.LoRA; l != nil && b.err == nil {
+		if l, ok := l.Of(prefix + at.Name); ok {
+			p.adapter = lora.New(b.d, at, s.out, s.in, l, b.clock)
+			b.load(prefix+at.Name, p.adapter)
+		}
 	}
 	return p
 }
 
-// linear is a layer's weight: in the 4 bits that its file has, quantized now, or dense.
+// linear is a layer's weight: in the 4 bits that its file has, quantized now, or dense, as one that the adapter saves.
 func (b *builder) linear(name string, out, in int) op.Weight {
 	if b.err != nil {
 		return op.Weight{}
+	}
+	if _, saved := b.options.Adapter.Saved[name]; saved {
+		return op.Weight{Dense: b.dense(name, b.options.Compute, out, in)}
 	}
 	q, err := b.weights.Quantized(name, []int{out, in})
 	if err != nil {
@@ -172,16 +183,27 @@ func (b *builder) linear(name string, out, in int) op.Weight {
 	return op.Weight{Dense: b.dense(name, b.options.Compute, out, in)}
 }
 
-// targeted: a module's last component is on the list, or there is no list.
-func targeted(modules []string, name string) bool {
-	return len(modules) == 0 || slices.Contains(modules, name[strings.LastIndexByte(name, '.')+1:])
-}
-
+// values are the adapter's, if it saves the tensor, or the base's.
 func (b *builder) values(name string, shape ...int) []float32 {
 	if b.err != nil {
 		return nil
 	}
+	x, err := b.options.Adapter.Float32(name, shape)
+	if x == nil && err == nil {
+		return b.baseValues(name, shape...)
+	}
+	return b.finite(name, x, err)
+}
+
+func (b *builder) baseValues(name string, shape ...int) []float32 {
+	if b.err != nil {
+		return nil
+	}
 	x, err := b.weights.Float32(name, shape)
+	return b.finite(name, x, err)
+}
+
+func (b *builder) finite(name string, x []float32, err error) []float32 {
 	if err == nil {
 		if bad := quant.CheckFinite(x); bad != nil {
 			err = fmt.Errorf("tensor %s: %w", name, bad)

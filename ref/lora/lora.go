@@ -10,19 +10,33 @@ import (
 	"fmt"
 	"math"
 
+	"qlora/ref/lora/peft"
 	"qlora/ref/num"
 	"qlora/ref/op"
 )
 
-// Config says what adapters a run trains; the fields are named as in PEFT's LoraConfig.
+// Config says what adapters a model has; the fields are named as in PEFT's LoraConfig.
 type Config struct {
-	R             int
-	Alpha         float64
-	Dropout       float32
-	RSLoRA        bool     // scale α/√r (Kalajdzievski, 2023) in place of α/r
-	Float32       bool     // PEFT's arithmetic: the branch in float32
-	TargetModules []string // last components of module names, such as q_proj; empty is every linear layer but the head
-	Seed          uint64
+	R       int
+	Alpha   float64
+	Dropout float32
+	RSLoRA  bool // scale α/√r (Kalajdzievski, 2023) in place of α/r
+	Float32 bool // PEFT's arithmetic: the branch in float32
+	Seed    uint64
+
+	// Modules are the linear layers with an adapter, by their full names, and the rank and α of each (see package peft);
+	// nil is every linear layer but the head, with R and Alpha.
+	Modules map[string]peft.Rank
+}
+
+// Of is c with the rank and α of a module; ok is false for one without an adapter.
+func (c Config) Of(module string) (of Config, ok bool) {
+	if c.Modules == nil {
+		return c, true
+	}
+	own, ok := c.Modules[module]
+	c.R, c.Alpha = own.R, own.Alpha
+	return c, ok
 }
 
 // Check says what is wrong with c, if anything.
@@ -30,6 +44,8 @@ func (c Config) Check() error {
 	switch {
 	case c.R < 1:
 		return fmt.Errorf("lora_r is %d: want at least 1", c.R)
+	case !(c.Alpha >= 0 && c.Alpha <= math.MaxFloat32):
+		return fmt.Errorf("lora_alpha is %v: want at least 0", c.Alpha)
 	case c.Dropout < 0 || c.Dropout >= 1:
 		return fmt.Errorf("lora_dropout is %v: want at least 0 and less than 1", c.Dropout)
 	}

@@ -313,6 +313,8 @@ func TestBadEntries(t *testing.T) {
 		"negative shape": {json("10,", "-10,"), "shape"},
 		"huge shape":     {json("10,", "4000000000, 4000000000,"), "shape"},
 		"bad dtype":      {json("float32", "int8"), "int8"},
+		"offset":         {json(`"nested_offset": `, `"nested_offset": 1e39, "x": `), "nested_offset"},
+		"NaN scale":      {func(f map[string]Entry) { copy(f["w.nested_absmax"].Bytes, "\x00\x00\xc0\x7f") }, "w.nested_absmax: element 0 is NaN"},
 	} {
 		files := entries(t, q)
 		c.spoil(files)
@@ -377,6 +379,42 @@ func FuzzRoundTrip(f *testing.F) {
 			if diff := math.Abs(float64(v) - float64(back[i])); diff > 0.26*float64(absmax[i/64])+0x1p-128 {
 				t.Errorf("%s: %v in a block of absmax %v came back as %v", c.Name, v, absmax[i/64], back[i])
 			}
+		}
+	})
+}
+
+// Whatever the bytes, a file's 4-bit weight can be dequantized, or its error names the tensor.
+func FuzzFromEntries(f *testing.F) {
+	for _, double := range []bool{false, true} {
+		q, err := Quantize(random(9, 130), []int{2, 65}, Options{Type: NF4, Blocksize: 64, DoubleQuant: double})
+		if err != nil {
+			f.Fatal(err)
+		}
+		list, err := q.Entries("w", "U8")
+		if err != nil {
+			f.Fatal(err)
+		}
+		files := map[string][]byte{}
+		for _, e := range list {
+			files[e.Name] = e.Bytes
+		}
+		f.Add(files["w.quant_state.bitsandbytes__nf4"], files["w"], files["w.absmax"], files["w.nested_absmax"], files["w.nested_quant_map"])
+	}
+	f.Fuzz(func(t *testing.T, state, codes, absmax, nestedAbsmax, nestedMap []byte) {
+		dtype := map[bool]string{true: "U8", false: "F32"}[strings.Contains(string(state), "nested")]
+		files := map[string]Entry{"w": {"w", "U8", nil, codes}, "w.absmax": {"w.absmax", dtype, nil, absmax}}
+		for name, b := range map[string][]byte{"quant_state.bitsandbytes__nf4": state, "nested_absmax": nestedAbsmax, "nested_quant_map": nestedMap} {
+			files["w."+name] = Entry{"w." + name, "F32", nil, b}
+		}
+		q, err := FromEntries("w", lookup(files))
+		if err != nil {
+			if !strings.Contains(err.Error(), "tensor w") {
+				t.Error(err)
+			}
+			return
+		}
+		if err := q.Dequantize(make([]float32, elements(q.Shape)), q.DType); err != nil {
+			t.Error(err)
 		}
 	})
 }

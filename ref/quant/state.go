@@ -206,6 +206,9 @@ func FromEntries(name string, get func(name string) (Entry, error)) (*Tensor, er
 		t.Absmax, err = floats(get, name+keyAbsmax, blocks)
 		return t, err
 	}
+	if nested.Offset != nested.Offset || math.IsInf(float64(nested.Offset), 0) {
+		return nil, fmt.Errorf("tensor %s: nested_offset is %v", name, nested.Offset)
+	}
 	if nested.Codes, err = sized(get, name+keyAbsmax, "U8", blocks); err != nil {
 		return nil, err
 	}
@@ -308,6 +311,7 @@ func sized(get func(string) (Entry, error), name, dtype string, size int) ([]byt
 	return e.Bytes, nil
 }
 
+// floats gets n values of F32, which must be finite: scales that are not would make whole blocks NaN.
 func floats(get func(string) (Entry, error), name string, n int) ([]float32, error) {
 	b, err := sized(get, name, "F32", 4*n)
 	if err != nil {
@@ -316,6 +320,9 @@ func floats(get func(string) (Entry, error), name string, n int) ([]float32, err
 	x := make([]float32, n)
 	for i := range x {
 		x[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	if err := CheckFinite(x); err != nil {
+		return nil, fmt.Errorf("tensor %s: %w", name, err)
 	}
 	return x, nil
 }

@@ -2,9 +2,11 @@
 package base
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime/debug"
 	"strings"
 
 	"qlora/cmd/qlora/internal/machine"
@@ -19,13 +21,16 @@ type Base struct {
 	Name      string // as given on the command line
 	Config    llama.Config
 	Tokenizer *tokenizer.Tokenizer
+	Ends      []int32 // the tokens that end a text
 	Model     *checkpoint.Model
 	Files     fs.FS // the model's folder
+
+	gguf *checkpoint.GGUF // the file in it that the model is, or nil
 }
 
 // Open finds a model (see Find), reads what is small and checks that every tensor is there with its shape. Close it after use.
 func Open(name string) (*Base, error) {
-	b, err := OpenWeights(name)
+	b, err := open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -35,37 +40,132 @@ func Open(name string) (*Base, error) {
 	return b, nil
 }
 
-// OpenWeights is Open for those who need no tokenizer.
+// OpenWeights is Open for those who write a model's folder again: it reads no tokenizer, and refuses a GGUF file.
 func OpenWeights(name string) (*Base, error) {
-	fsys, err := Find(name)
+	b, err := open(name)
+	if err == nil && b.gguf != nil {
+		err = fmt.Errorf("model %s is a GGUF file: this command writes a folder again, so give it the Hugging Face folder that the file was made from", name)
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, err
+}
+
+func open(name string) (*Base, error) {
+	folder, file, err := Find(name)
 	if err != nil {
 		return nil, err
 	}
-	b := &Base{Name: name, Files: fsys}
-	if err := b.openWeights(); err != nil {
+	b := &Base{Name: name, Files: folder}
+	if file != "" {
+		b.gguf, err = checkpoint.OpenGGUF(folder, file)
+	}
+	if err == nil {
+		err = b.openWeights()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("model %s: %w", name, errors.Join(err, b.Close()))
 	}
 	return b, nil
 }
 
 func (b *Base) openWeights() (err error) {
-	if b.Model, err = checkpoint.OpenModel(b.Files); err != nil {
-		return err
+	if b.gguf != nil {
+		b.Model, err = checkpoint.GGUFModel(b.gguf)
+	} else {
+		b.Model, err = checkpoint.OpenModel(b.Files)
+	}
+	if err != nil {
+		return b.advise(err)
 	}
 	if b.Config, err = llama.ConfigOf(b.Model.Config); err != nil {
-		return fmt.Errorf("config.json: %w", err)
+		return fmt.Errorf("%s: %w", b.Model.ConfigName, err)
 	}
 	return checkTensors(b.Config, b.Model)
 }
 
+// advise says what a folder is that lacks a file of a model.
+func (b *Base) advise(err error) error {
+	if b.gguf != nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, kind := range []struct{ files, advice string }{
+		{"adapter_config.json", "the folder has %s: it is an adapter, for --adapter"},
+		{"*.gguf", "the folder has %s, whose path can be given instead"},
+		{"*.bin", "the folder has %s, a pickle, which is not read: load it with transformers and save it with save_pretrained, as safetensors"},
+		{"*.pth", "the folder has %s, Meta's own layout, which is not read: fetch the model in Hugging Face's layout"},
+	} {
+		if files, _ := fs.Glob(b.Files, kind.files); len(files) > 0 {
+			return fmt.Errorf("%w; "+kind.advice, err, files[0])
+		}
+	}
+	return fmt.Errorf("%w; want a folder with config.json and model.safetensors", err)
+}
+
 func (b *Base) openTokenizer() (err error) {
-	if b.Tokenizer, err = tokenizer.Load(b.Files); err != nil {
+	if b.Tokenizer, err = readTokenizer(b.Files, b.gguf); err != nil {
 		return err
 	}
 	if n := b.Tokenizer.Size(); n > b.Config.VocabSize {
-		return fmt.Errorf("the tokenizer has ids up to %d, config.json a vocabulary of %d: they are of different models", n-1, b.Config.VocabSize)
+		return fmt.Errorf("the tokenizer has ids up to %d, %s a vocabulary of %d: they are of different models", n-1, b.Model.ConfigName, b.Config.VocabSize)
 	}
-	return nil
+	b.Ends, err = b.ends()
+	return err
+}
+
+func readTokenizer(folder fs.FS, gguf *checkpoint.GGUF) (*tokenizer.Tokenizer, error) {
+	if gguf == nil {
+		return tokenizer.Load(folder)
+	}
+	t, err := tokenizer.FromGGUF(gguf.Metadata)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", gguf.Name, err)
+	}
+	return t, err
+}
+
+// generationFile may name more tokens that end a text than config.json: those of a chat's turns.
+const generationFile = "generation_config.json"
+
+func (b *Base) ends() ([]int32, error) {
+	var g struct {
+		EOS checkpoint.TokenIDs `json:"eos_token_id"`
+	}
+	if b.gguf == nil {
+		file, err := fs.ReadFile(b.Files, generationFile)
+		if err == nil {
+			err = json.Unmarshal(file, &g)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", generationFile, err)
+		}
+	}
+	switch {
+	case len(g.EOS) > 0:
+		return g.EOS, nil
+	case len(b.Model.Config.EOSTokenID) > 0:
+		return b.Model.Config.EOSTokenID, nil
+	}
+	return []int32{b.Tokenizer.EOS}, nil
+}
+
+// Tokenizer reads the tokenizer of a model (see Find).
+func Tokenizer(name string) (*tokenizer.Tokenizer, error) {
+	folder, file, err := Find(name)
+	if err != nil {
+		return nil, err
+	}
+	var gguf *checkpoint.GGUF
+	if file != "" {
+		if gguf, err = checkpoint.OpenGGUF(folder, file); err != nil {
+			return nil, fmt.Errorf("model %s: %w", name, err)
+		}
+		defer gguf.Close()
+	}
+	t, err := readTokenizer(folder, gguf)
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", name, err)
+	}
+	return t, nil
 }
 
 // checkTensors wants every tensor that the configuration asks for, and none that would change what is computed.
@@ -80,7 +180,8 @@ func checkTensors(c llama.Config, m *checkpoint.Model) error {
 	for _, name := range m.Names() {
 		weight, part := stateOf(name)
 		if !wanted[name] && !(part && wanted[weight]) && !strings.HasSuffix(name, ".rotary_emb.inv_freq") {
-			return fmt.Errorf("tensor %s has no place in a model of type %s with this config.json: the result would be wrong without it", name, m.Config.ModelType)
+			return fmt.Errorf("tensor %s has no place in a model of type %s with this %s: the result would be wrong without it",
+				m.OwnName(name), m.Config.ModelType, m.ConfigName)
 		}
 	}
 	return nil
@@ -95,6 +196,9 @@ func stateOf(name string) (weight string, part bool) {
 	return name[:i+len(".weight")], true
 }
 
+// largeModel is the size, in bytes, from which on memory is dearer than the time to collect what lies about in it.
+const largeModel = 64 << 20
+
 // Load brings the model to a device, if there is memory for it.
 func (b *Base) Load(d op.Device, o llama.Options) (*llama.Model, error) {
 	if b.Model.Config.Quantization != nil {
@@ -106,6 +210,9 @@ func (b *Base) Load(d op.Device, o llama.Options) (*llama.Model, error) {
 	}
 	if err := machine.CheckMemory("model "+b.Name, held+most); err != nil {
 		return nil, err
+	}
+	if held > largeModel {
+		debug.SetGCPercent(20) // garbage may otherwise grow as large as what is alive
 	}
 	m, err := llama.New(d, b.Config, o, b.Model)
 	if err != nil {
@@ -137,8 +244,11 @@ func (b *Base) memory(o llama.Options) (held, most int64) {
 
 // Close closes the model's files.
 func (b *Base) Close() error {
-	if b.Model == nil {
-		return nil
+	switch {
+	case b.Model != nil:
+		return b.Model.Close()
+	case b.gguf != nil:
+		return b.gguf.Close()
 	}
-	return b.Model.Close()
+	return nil
 }

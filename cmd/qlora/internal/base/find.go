@@ -12,25 +12,29 @@ import (
 	"qlora/cmd/qlora/internal/demo"
 )
 
-// Find gives the folder of a model: "demo", a path, or org/name in the local cache of Hugging Face. A path comes first.
-func Find(name string) (fs.FS, error) {
+// Find gives the folder of a model: "demo", a path, or org/name in the local cache of Hugging Face. A path comes first; it may
+// be that of a GGUF file, which is then named, too.
+func Find(name string) (folder fs.FS, gguf string, err error) {
 	if name == demo.Name {
-		return demo.Model(), nil
+		return demo.Model(), "", nil
 	}
 	if stat, err := os.Stat(name); err == nil {
-		if !stat.IsDir() {
-			return nil, fmt.Errorf("model %s is a file: want a folder with config.json, or a file that ends in .gguf", name)
+		switch {
+		case stat.IsDir():
+			return os.DirFS(name), "", nil
+		case filepath.Ext(name) == ".gguf":
+			return os.DirFS(filepath.Dir(name)), filepath.Base(name), nil
 		}
-		return os.DirFS(name), nil
+		return nil, "", fmt.Errorf("model %s is a file: want a folder with config.json, or a file that ends in .gguf", name)
 	}
 	if hubName.MatchString(name) {
 		dir, err := cached(hubCache(), name)
 		if err != nil {
-			return nil, fmt.Errorf("model %s: %w", name, err)
+			return nil, "", fmt.Errorf("model %s: %w", name, err)
 		}
-		return os.DirFS(dir), nil
+		return os.DirFS(dir), "", nil
 	}
-	return nil, fmt.Errorf("model %s: want %q, a folder with config.json, a .gguf file, or org/name from the Hugging Face cache", name, demo.Name)
+	return nil, "", fmt.Errorf("model %s: want %q, a folder with config.json, a .gguf file, or org/name from the Hugging Face cache", name, demo.Name)
 }
 
 // hubName is a repository's name on the hub.

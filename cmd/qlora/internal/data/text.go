@@ -36,13 +36,21 @@ func invalidUTF8(b []byte) int {
 	return -1
 }
 
-// Sequences cuts a stream of tokens into sequences of up to length tokens. Each begins with bos and predicts the next
-// length tokens of the stream, so that every token is predicted once; the last sequence may be shorter.
-func Sequences(tokens []int32, bos int32, length int) (s train.Sequences) {
+// Sequences cuts a stream of tokens into sequences of up to length tokens, of which the last may be shorter. Each begins with
+// start and predicts the next length tokens of the stream, so that every token is predicted once; where start is −1, for the
+// tokenizer puts nothing before a text, each begins with the token before its own, and the stream's first is not predicted.
+func Sequences(tokens []int32, start int32, length int) (s train.Sequences) {
+	first := start
+	if start < 0 && len(tokens) > 0 {
+		first, tokens = tokens[0], tokens[1:]
+	}
 	for from := 0; from < len(tokens); from += length {
 		labels := tokens[from:min(from+length, len(tokens))]
-		ids := append([]int32{bos}, labels[:len(labels)-1]...)
+		ids := append([]int32{first}, labels[:len(labels)-1]...)
 		s = append(s, train.Sequence{IDs: ids, Labels: labels})
+		if start < 0 {
+			first = labels[len(labels)-1]
+		}
 	}
 	return s
 }

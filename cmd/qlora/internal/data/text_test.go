@@ -1,10 +1,13 @@
 package data
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"qlora/ref/train"
 )
 
 func TestReadText(t *testing.T) {
@@ -27,14 +30,19 @@ func TestReadText(t *testing.T) {
 
 // Every token is predicted once, from the one before it or from the beginning of its sequence.
 func TestSequences(t *testing.T) {
-	got := Sequences([]int32{5, 6, 7, 8, 9}, 1, 3)
-	want := [][2][]int32{{{1, 5, 6}, {5, 6, 7}}, {{1, 8}, {8, 9}}}
-	if len(got) != len(want) {
-		t.Fatal(got)
-	}
-	for i, w := range want {
-		if !slices.Equal(got[i].IDs, w[0]) || !slices.Equal(got[i].Labels, w[1]) {
-			t.Error(got[i], w)
+	for _, c := range []struct {
+		tokens []int32
+		start  int32
+		want   train.Sequences
+	}{
+		{[]int32{5, 6, 7, 8, 9}, 1, train.Sequences{{IDs: []int32{1, 5, 6}, Labels: []int32{5, 6, 7}}, {IDs: []int32{1, 8}, Labels: []int32{8, 9}}}},
+		{[]int32{5, 6, 7, 8, 9}, -1, train.Sequences{{IDs: []int32{5, 6, 7}, Labels: []int32{6, 7, 8}}, {IDs: []int32{8}, Labels: []int32{9}}}},
+		{nil, 1, nil},
+		{nil, -1, nil},
+		{[]int32{5}, -1, nil},
+	} {
+		if got := Sequences(c.tokens, c.start, 3); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%v after %d: %v, want %v", c.tokens, c.start, got, c.want)
 		}
 	}
 }

@@ -1,0 +1,103 @@
+package tokenizer
+
+import (
+	"cmp"
+	"slices"
+	"unicode"
+)
+
+// Which characters are letters, numbers and white space is a matter of Unicode's version. Go 1.26 and golang.org/x/text have 15.0.
+// Of the original (tokenizers 0.23.3), measured over all code points:
+//
+//	\p{L}, \p{N}, \w         Unicode 16.0   (Oniguruma, Rust's regex)
+//	Digits                   Unicode 17.0   (Rust's char::is_numeric)
+//	graphemes                Unicode 17.0   (unicode-segmentation)
+//	NFC, NFD, NFKC, NFKD     Unicode 9.0    (unicode-normalization-alignments)
+//
+// The tables below are the difference; white space is the same in all. testdata has characters of each.
+
+// ranges are characters, from and to, in order.
+type ranges [][2]rune
+
+func (t ranges) has(r rune) bool {
+	if r < t[0][0] {
+		return false
+	}
+	_, found := slices.BinarySearchFunc(t, r, func(in [2]rune, r rune) int {
+		if in[0] <= r && r <= in[1] {
+			return 0
+		}
+		return cmp.Compare(in[0], r)
+	})
+	return found
+}
+
+func isLetter(r rune) bool { return unicode.IsLetter(r) || letters16.has(r) }
+
+func isNumber(r rune) bool { return unicode.IsNumber(r) || numbers16.has(r) }
+
+func isDigit(r rune) bool { return isNumber(r) || numbers17.has(r) }
+
+// isWord is \w.
+func isWord(r rune) bool {
+	return isLetter(r) || numbers16.has(r) || marks16.has(r) ||
+		unicode.In(r, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Join_Control, unicode.Other_Alphabetic)
+}
+
+// letters16, numbers16 and marks16 are the characters of \p{L}, \p{N} and \p{M} that Unicode 15.1 and 16 brought. All the
+// numbers are digits (Nd).
+var letters16 = ranges{
+	{0x1c89, 0x1c8a}, {0xa7cb, 0xa7cd}, {0xa7da, 0xa7dc}, {0x105c0, 0x105f3}, {0x10d4a, 0x10d65}, {0x10d6f, 0x10d85},
+	{0x10ec2, 0x10ec4}, {0x11380, 0x11389}, {0x1138b, 0x1138b}, {0x1138e, 0x1138e}, {0x11390, 0x113b5}, {0x113b7, 0x113b7},
+	{0x113d1, 0x113d1}, {0x113d3, 0x113d3}, {0x11bc0, 0x11be0}, {0x13460, 0x143fa}, {0x16100, 0x1611d}, {0x16d40, 0x16d6c},
+	{0x18cff, 0x18cff}, {0x1e5d0, 0x1e5ed}, {0x1e5f0, 0x1e5f0}, {0x2ebf0, 0x2ee5d},
+}
+
+var numbers16 = ranges{
+	{0x10d40, 0x10d49}, {0x116d0, 0x116e3}, {0x11bf0, 0x11bf9}, {0x16130, 0x16139}, {0x16d70, 0x16d79}, {0x1ccf0, 0x1ccf9},
+	{0x1e5f1, 0x1e5fa},
+}
+
+var marks16 = ranges{
+	{0x897, 0x897}, {0x10d69, 0x10d6d}, {0x10efc, 0x10efc}, {0x113b8, 0x113c0}, {0x113c2, 0x113c2}, {0x113c5, 0x113c5},
+	{0x113c7, 0x113ca}, {0x113cc, 0x113d0}, {0x113d2, 0x113d2}, {0x113e1, 0x113e2}, {0x11f5a, 0x11f5a}, {0x1611e, 0x1612f},
+	{0x1e5ee, 0x1e5ef},
+}
+
+// inNoForm is what Unicode 10 to 15 brought of characters that decompose or have a combining class.
+var inNoForm = ranges{
+	{0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe}, {0xc3c, 0xc3c}, {0xd3b, 0xd3c}, {0xeba, 0xeba},
+	{0x1715, 0x1715}, {0x1abf, 0x1ace}, {0x1df6, 0x1dfa}, {0x32ff, 0x32ff}, {0xa7f2, 0xa7f4}, {0xa82c, 0xa82c},
+	{0xab69, 0xab69}, {0x10781, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac},
+	{0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e},
+	{0x11839, 0x1183a}, {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34},
+	{0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
+	{0x16ff0, 0x16ff1}, {0x1e030, 0x1e06d}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
+	{0x1e4ec, 0x1e4ef}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9},
+}
+
+// numbers17 are the numbers that Unicode 17 brought.
+var numbers17 = ranges{{0x11de0, 0x11de9}, {0x16ff4, 0x16ff6}}
+
+// extenders17 are the characters that extend a grapheme since Unicode 15.1 to 17.
+var extenders17 = ranges{
+	{0x897, 0x897}, {0x1acf, 0x1add}, {0x1ae0, 0x1aeb}, {0x10d69, 0x10d6d}, {0x10efa, 0x10efc}, {0x113b8, 0x113c0},
+	{0x113c2, 0x113c2}, {0x113c5, 0x113c5}, {0x113c7, 0x113ca}, {0x113cc, 0x113d0}, {0x113d2, 0x113d2}, {0x113e1, 0x113e2},
+	{0x11b60, 0x11b67}, {0x11f5a, 0x11f5a}, {0x1611e, 0x1612f}, {0x1e5ee, 0x1e5ef}, {0x1e6e3, 0x1e6e3}, {0x1e6e6, 0x1e6e6},
+	{0x1e6ee, 0x1e6ef}, {0x1e6f5, 0x1e6f5},
+}
+
+// ofUnicode15 gives a character of Unicode 15 with as many bytes that graphemes are cut at as the original cuts them at r.
+func ofUnicode15(r rune) rune {
+	switch {
+	case r == 0x113d1: // goes before others in a grapheme
+		return 0x110bd
+	case r == 0x11a3a: // does not any more
+		return 0x10000
+	case !extenders17.has(r):
+		return r
+	case r < 0x10000:
+		return 0x20d0
+	}
+	return 0xe0100
+}
