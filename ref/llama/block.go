@@ -27,7 +27,9 @@ type pass struct {
 	life op.Lifetime
 	b    *Batch
 	rope tables
-	kv   *layerCache // nil in training
+	kv   *layerCache // nil but in generation
+
+	training bool // dropout is on
 }
 
 func (p *pass) hidden(name string, cols int) *op.Tensor {
@@ -155,8 +157,17 @@ func (l *projection) forward(p *pass, s *saved, i int, x *op.Tensor) *op.Tensor 
 		t = num.Float32
 	}
 	s.u[i] = p.d.New(p.life, "activations/"+l.at.Name+".lora", t, p.b.Tokens, l.adapter.A.Rows)
-	p.d.LoRALinear(l.at, y, s.u[i], x, l.w, l.bias, l.adapter)
+	p.d.LoRALinear(l.at, y, s.u[i], x, l.w, l.bias, p.adapter(l))
 	return y
+}
+
+// adapter is a layer's, whose dropout is for training alone.
+func (p *pass) adapter(l *projection) *op.Adapter {
+	a := *l.adapter
+	if !p.training {
+		a.Dropout.P = 0
+	}
+	return &a
 }
 
 func (l *projection) backward(p *pass, dx, dy *op.Tensor, s *saved, i int, x *op.Tensor) {

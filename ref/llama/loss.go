@@ -42,11 +42,20 @@ type Trace struct {
 	rope   tables
 }
 
-// Loss sets loss [tokens, 1] to each token's cross-entropy, 0 where its label is ignored.
-func (m *Model) Loss(b *Batch, loss *op.Tensor) *Trace {
+// Loss sets loss [tokens, 1] to each token's cross-entropy, 0 where its label is ignored, for training: with dropout.
+func (m *Model) Loss(b *Batch, loss *op.Tensor) *Trace { return m.loss(b, loss, true) }
+
+// Evaluate is Loss without dropout, which keeps nothing for backward.
+func (m *Model) Evaluate(b *Batch, loss *op.Tensor) {
+	forgetting := *m
+	forgetting.Checkpointing = true
+	forgetting.loss(b, loss, false)
+}
+
+func (m *Model) loss(b *Batch, loss *op.Tensor, training bool) *Trace {
 	d := m.device
 	t := &Trace{rope: m.tablesFor(op.Step, b.Longest)}
-	p := &pass{Model: m, d: d, life: op.Step, b: b, rope: t.rope}
+	p := &pass{Model: m, d: d, life: op.Step, b: b, rope: t.rope, training: training}
 	x := p.hidden("embedding", m.HiddenSize)
 	d.Embedding(outside("embed_tokens"), x, m.embedding, b.IDs)
 	t.inputs = append(t.inputs, x)
@@ -67,7 +76,9 @@ func (m *Model) blockForward(p *pass, bl *block, x *op.Tensor, t *Trace) *op.Ten
 		return y
 	}
 	mark := m.device.Mark(op.Block)
-	bl.forward(&pass{Model: m, d: p.d, life: op.Block, b: p.b, rope: p.rope}, y, x)
+	inBlock := *p
+	inBlock.life = op.Block
+	bl.forward(&inBlock, y, x)
 	m.device.Release(mark)
 	return y
 }
@@ -75,7 +86,7 @@ func (m *Model) blockForward(p *pass, bl *block, x *op.Tensor, t *Trace) *op.Ten
 // Backward adds to the gradients of every adapter; g [1, 1] is the gradient of each token's loss.
 func (m *Model) Backward(b *Batch, t *Trace, g *op.Tensor) {
 	d := m.device
-	p := &pass{Model: m, d: d, life: op.Block, b: b, rope: t.rope}
+	p := &pass{Model: m, d: d, life: op.Block, b: b, rope: t.rope, training: true}
 	last := t.inputs[len(t.inputs)-1]
 	grad := d.New(op.Step, "gradients/activations", m.Compute, b.Tokens, m.HiddenSize)
 

@@ -33,17 +33,17 @@ func Choose(z []float32, c Choice, step int) int {
 		e[i] = num.Exp((z[id] - z[order[0]]) / c.Temperature)
 	}
 	if c.TopP > 0 && c.TopP < 1 {
-		e = e[:reach(e, float32(c.TopP*num.Sum(e)))+1]
+		e = e[:reach(e, float32(c.TopP*num.Sum(e)), true)+1]
 	}
 	u := num.Uniform(c.Seed, num.Counter{Purpose: num.Purpose("choose"), Step: uint32(step), Layer: num.NoLayer})
-	return order[reach(e, float32(u*num.Sum(e)))]
+	return order[reach(e, float32(u*num.Sum(e)), false)]
 }
 
-// reach is the first index at which the running sum of e exceeds limit; the last where none does.
-func reach(e []float32, limit float32) int {
+// reach is the first index at which the running sum of e exceeds limit, or meets it where that is enough; the last where none does.
+func reach(e []float32, limit float32, meets bool) int {
 	var s float32
 	for i, v := range e {
-		if s += v; s > limit {
+		if s += v; s > limit || meets && s == limit {
 			return i
 		}
 	}

@@ -23,6 +23,9 @@ func (p *Plain) Embedding(at At, y, table *Tensor, ids *Ints) {
 func (p *Plain) EmbeddingBackward(at At, dtable, dy *Tensor, ids *Ints) {
 	shaped(at, dy, ids.Len, dtable.Cols)
 	p.do(at, func() error {
+		if err := within(ids, dtable.Rows, "token id", false); err != nil {
+			return err
+		}
 		EmbeddingBackward(load(dtable), load(dy), ints(ids), dtable.Cols)
 		return nil
 	})
@@ -167,6 +170,9 @@ func (p *Plain) RoPE(at At, y, x, cos, sin *Tensor, positions *Ints) {
 func (p *Plain) RoPEBackward(at At, dx, dy, cos, sin *Tensor, positions *Ints) {
 	shaped(at, dx, positions.Len, dy.Cols)
 	p.do(at, func() error {
+		if err := within(positions, cos.Rows, "position", false); err != nil {
+			return err
+		}
 		d := 2 * cos.Cols
 		into := load(dx)
 		RoPEBackward(into, load(dy), load(cos), load(sin), ints(positions), dy.Cols/d, d, dx.DType)

@@ -184,7 +184,7 @@ func finite(x float32) bool { return !math.IsNaN(float64(x)) && !math.IsInf(floa
 // Steps is the number of optimizer steps taken.
 func (t *Trainer) Steps() int { return t.step }
 
-// Evaluate is the mean loss over sequences, each micro-batch at a time, without gradients.
+// Evaluate is the mean loss over sequences, each micro-batch at a time, without gradients and without dropout.
 func Evaluate(d op.Device, m *llama.Model, micro []Sequences) (loss float32, counted int, err error) {
 	_, counted = count(micro)
 	if counted == 0 {
@@ -206,6 +206,6 @@ func losses(d op.Device, m *llama.Model, s Sequences) ([]float32, error) {
 	defer d.Release(mark)
 	b := NewBatch(d, s)
 	loss := d.New(op.Step, "batch/loss", num.Float32, b.Tokens, 1)
-	m.Loss(b, loss)
+	m.Evaluate(b, loss)
 	return d.Read(loss)
 }

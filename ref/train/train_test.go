@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -224,6 +225,33 @@ func TestEvaluate(t *testing.T) {
 	}
 	if _, _, err := Evaluate(tr.device, tr.model, nil); err == nil {
 		t.Error("nothing was evaluated")
+	}
+}
+
+// Dropout is for training: neither what is evaluated nor what is generated depends on it.
+func TestDropoutIsForTraining(t *testing.T) {
+	var losses []float32
+	var logits [][]float32
+	for _, dropout := range []float32{0, 0.5} {
+		tr := newTrainer(t, setting{compute: num.BFloat16, rank: 4, dropout: dropout})
+		for _, a := range tr.model.Adapters() { // so that the adapters do something
+			tr.device.Write(a.B, lora.InitA(op.At{Layer: 1, Name: "B"}, a.B.Rows, a.B.Cols, 3))
+		}
+		loss, _, err := Evaluate(tr.device, tr.model, cut(batch(0), 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := tr.device.Read(tr.model.Logits(tr.model.NewCache(5), []int32{1, 2, 3, 4, 5}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		losses, logits = append(losses, loss), append(logits, x)
+		if r := step(t, tr, 4); (r.Loss != loss) != (dropout > 0) {
+			t.Errorf("dropout %v: the step has %v, evaluated %v", dropout, r.Loss, loss)
+		}
+	}
+	if losses[0] != losses[1] || !slices.Equal(logits[0], logits[1]) {
+		t.Errorf("losses %v depend on dropout, or logits do", losses)
 	}
 }
 
