@@ -34,6 +34,10 @@ var commands = []command{
 	{"quantize", "a model to a bitsandbytes 4-bit checkpoint", quantize},
 	{"dequantize", "a 4-bit checkpoint back to plain weights", dequantize},
 	{"tokenize", "ids of the text on standard input", tokenize},
+	{"conformance list", "the cases that an implementation is judged by", conformanceList},
+	{"conformance run", "judge a device, case by case", conformanceRun},
+	{"conformance export", "the cases' inputs, for an implementation in any language", conformanceExport},
+	{"conformance verify", "judge the answers found beside exported inputs", conformanceVerify},
 	{"explain", "one value's way through quantization, step by step", explain},
 	{"devices", "what can compute here, and why what cannot cannot", devices},
 	{"version", "what this program was built from", version},
@@ -71,8 +75,14 @@ func dispatch(c console, args []string) error {
 			return cmd.run(c, args[len(words):])
 		}
 	}
-	if args[0] == "eval" {
-		return config.Usagef("eval: want eval perplexity")
+	var longer []string
+	for _, cmd := range commands {
+		if strings.HasPrefix(cmd.name, args[0]+" ") {
+			longer = append(longer, cmd.name)
+		}
+	}
+	if longer != nil {
+		return config.Usagef("%s: want %s", args[0], strings.Join(longer, ", "))
 	}
 	return config.Usagef("unknown command %s; `qlora help` lists them", args[0])
 }
@@ -81,7 +91,7 @@ func help(w io.Writer) {
 	fmt.Fprintln(w, "usage: qlora command [flags]")
 	fmt.Fprintln(w)
 	for _, cmd := range commands {
-		fmt.Fprintf(w, "  %-16s %s\n", cmd.name, cmd.summary)
+		fmt.Fprintf(w, "  %-19s %s\n", cmd.name, cmd.summary)
 	}
 	fmt.Fprintln(w)
 	fmt.Fprintln(w, "`qlora command --help` lists a command's flags. `qlora train` without flags fine-tunes the demo model that is built in.")
