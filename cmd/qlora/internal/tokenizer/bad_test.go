@@ -143,6 +143,7 @@ func TestBadSentencePiece(t *testing.T) {
 		{message(3, "", 2, string(message(3, 2)), 1, piece("a", 0, 1)), "no piece is of the kind UNKNOWN"},
 		{bpe(piece("a", 0, 1), piece("a", 0, 1)), `piece 2, "a", is empty or also piece 1`},
 		{bpe(piece("", 0, 1)), `piece 1, "", is empty`},
+		{bpe(piece("a\xff", 0, 1)), `piece 1, "a\xff", is not UTF-8`},
 		{bpe(piece("a", nan, 1)), `piece 1, "a", has the score NaN`},
 		{bpe(piece("a", 0, 9)), `piece 1, "a", is of the kind 9`},
 		{bpe(piece("a", 0, 5)), `is of the kind UNUSED`},

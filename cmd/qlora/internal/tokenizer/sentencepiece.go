@@ -178,6 +178,9 @@ func (s *sentencePiece) sort() error {
 		if other, twice := s.all[p.text]; twice || p.text == "" {
 			return fmt.Errorf("piece %d, %q, is empty or also piece %d", id, p.text, other)
 		}
+		if !utf8.ValidString(p.text) {
+			return fmt.Errorf("piece %d, %q, is not UTF-8", id, p.text)
+		}
 		if s.all[p.text] = id; math.IsNaN(float64(p.score)) || math.IsInf(float64(p.score), 0) {
 			return fmt.Errorf("piece %d, %q, has the score %v", id, p.text, p.score)
 		}
