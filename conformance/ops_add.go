@@ -66,8 +66,8 @@ func halves(r *random, n int, t DType) (a, b []float32) {
 	half := map[DType]float64{F32: 0x1p-24, BF16: 0x1p-8, F16: 0x1p-11}[t]
 	a, b = make([]float32, n), make([]float32, n)
 	for i := range a {
-		a[i] = float32(1 + 2*half*float64(r.below(int(1/(2*half)))))
-		b[i] = float32(half * []float64{1, 1, 1 + 4*half, 1 - 2*half}[r.below(4)])
+		a[i] = float32(1 + float64(2*half*float64(r.below(int(1/(2*half))))))
+		b[i] = float32(half * []float64{1, 1, 1 + float64(4*half), 1 - float64(2*half)}[r.below(4)])
 		if r.below(2) == 1 {
 			a[i], b[i] = -a[i], -b[i]
 		}

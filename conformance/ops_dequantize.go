@@ -197,7 +197,7 @@ func sixteenCodes(n int) []byte {
 // roundedTwice draws scales with which a value is another one when the exact product is rounded at once to t.
 func roundedTwice(r *random, book *quant.Codebook, t num.DType, n int) (scales []float32) {
 	for tries := 0; len(scales) < n; tries++ {
-		s := 1 + float32(r.below(1<<23))*0x1p-23
+		s := 1 + float32(float32(r.below(1<<23))*0x1p-23)
 		for _, v := range book.Values {
 			exact := float64(v) * float64(s) // 48 bits: exact
 			if tries > 1<<16 || t.Round(float32(exact)) != roundOnce(exact, t) {

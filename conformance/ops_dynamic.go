@@ -147,7 +147,7 @@ func dynamicTies(map8 *quant.Map8, add func(Level, int, int, string, func(*rando
 
 func undecided8(r *random, ties []float32) []float32 {
 	for {
-		absmax := 1 + float32(r.below(1<<23))*0x1p-23
+		absmax := 1 + float32(float32(r.below(1<<23))*0x1p-23)
 		reciprocal := 1 / absmax
 		x := []float32{absmax}
 		for range 1 << 14 {

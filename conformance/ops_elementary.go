@@ -51,7 +51,7 @@ func elementaryCases(m *Maker, edges []float32) {
 		})
 	}
 	uniform := func(lo, hi float32) func(r *random, i int) float32 {
-		return func(r *random, _ int) float32 { return lo + (hi-lo)*num.Uniform(r.seed, r.next()) }
+		return func(r *random, _ int) float32 { return lo + float32((hi-lo)*num.Uniform(r.seed, r.next())) }
 	}
 	for _, n := range []int{1, 33, 1000} {
 		drawn(Smoke, n, uniform(-8, 8))

@@ -166,7 +166,7 @@ func headSettings(t DType, add func(level Level, reason string, h head, changes 
 		}
 		add(Quick, "long-sum", headOf(5, vocab, 1, anyLabels), func(r *random, h head, v values) {
 			for i := range v["x"] {
-				v["x"][i] = 1 + float32(i)/16
+				v["x"][i] = 1 + float32(float32(i)/16)
 			}
 			for j := range v["w"] {
 				v["w"][j] -= 14

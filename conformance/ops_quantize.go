@@ -148,7 +148,7 @@ func thresholds(book *quant.Codebook) (list []float32) {
 func undecided(r *random, book *quant.Codebook) []float32 {
 	list := thresholds(book)
 	for {
-		absmax := 1 + float32(r.below(1<<23))*0x1p-23
+		absmax := 1 + float32(float32(r.below(1<<23))*0x1p-23)
 		reciprocal := 1 / absmax
 		x := []float32{absmax}
 		for range 4096 {
