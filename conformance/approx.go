@@ -18,6 +18,26 @@ type approx struct{ v, e float64 }
 type arithmetic struct {
 	op.Arithmetic
 	likely bool // the probabilistic bound of Higham and Mary (2019) for long sums, at λ = 8: advice, no verdict
+	// kept are radii of inputs that an earlier operation has left for this one; none where the inputs are given.
+	kept map[string][]float64
+}
+
+// input is an element of an input.
+func (a arithmetic) input(in Tensors, name string, i int) approx {
+	x := exactly(in[name].F[i])
+	if e := a.kept[name]; e != nil {
+		x.e = e[i]
+	}
+	return x
+}
+
+// inputs are all elements of an input.
+func (a arithmetic) inputs(in Tensors, name string) []approx {
+	x := make([]approx, in[name].Len())
+	for i := range x {
+		x[i] = a.input(in, name, i)
+	}
+	return x
 }
 
 const (

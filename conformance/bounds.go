@@ -197,11 +197,11 @@ func boundRMSNormBackward(c *Case, in Tensors, a arithmetic) map[string][]approx
 	if t, ok := in["dw"]; ok {
 		dw = started(t.F)
 	}
-	for i, r := range in["r"].F {
+	for i, r := range a.inputs(in, "r") {
 		g, n, products := make([]approx, d), make([]approx, d), make([]approx, d)
 		for j := range d {
 			g[j] = a.mul(exactly(dy[i*d+j]), exactly(w[j]))
-			n[j] = a.mul(exactly(x[i*d+j]), exactly(r))
+			n[j] = a.mul(exactly(x[i*d+j]), r)
 			products[j] = a.mul(g[j], n[j])
 			if dw != nil {
 				dw[j].add(exactly(dy[i*d+j]), a.store(n[j], c.num()))
@@ -209,7 +209,7 @@ func boundRMSNormBackward(c *Case, in Tensors, a arithmetic) map[string][]approx
 		}
 		mean := a.div(a.total(products), approx{float64(d), 0})
 		for j := range d {
-			g := a.mul(exactly(r), a.sub(g[j], a.mul(n[j], mean)))
+			g := a.mul(r, a.sub(g[j], a.mul(n[j], mean)))
 			if dx, ok := in["dx"]; ok {
 				out["dx"] = append(out["dx"], a.joined(exactly(dx.F[i*d+j]), g, c.num()))
 			}

@@ -131,7 +131,7 @@ func boundAttentionBackward(c *Case, in Tensors, a arithmetic) map[string][]appr
 
 // probabilities are P as backward has them: from the statistics that it is given.
 func (a arithmetic) probabilities(c *Case, in Tensors, v visible) []approx {
-	m, l := exactly(in["stats"].F[v.stat]), exactly(in["stats"].F[v.stat+1])
+	m, l := a.input(in, "stats", v.stat), a.input(in, "stats", v.stat+1)
 	p := a.scores(c, in, v)
 	for j := v.from; j < v.to; j++ {
 		p[j] = a.store(a.div(a.function(a.sub(p[j], m), math.Exp), l), c.num())

@@ -48,7 +48,7 @@ func boundHeadLossBackward(c *Case, in Tensors, a arithmetic) map[string][]appro
 		}
 		dz := a.logits(c, in, w, token)
 		for j := range dz {
-			p := a.function(a.sub(dz[j], exactly(in["lse"].F[token])), math.Exp)
+			p := a.function(a.sub(dz[j], a.input(in, "lse", token)), math.Exp)
 			if j == int(label) {
 				p = a.sub(p, unity)
 			}

@@ -31,7 +31,7 @@ func boundLoRALinearBackward(c *Case, in Tensors, a arithmetic) map[string][]app
 	}
 	du := a.storeAll(a.products(dv, transpose(br, l.rank), l.m, l.rank, l.n), r)
 	out["da"] = a.weightGradient(in["da"].F, du, x, l.m, l.rank, l.k)
-	out["db"] = a.weightGradient(in["db"].F, dv, allExactly(in["u"].F), l.m, l.n, l.rank)
+	out["db"] = a.weightGradient(in["db"].F, dv, a.inputs(in, "u"), l.m, l.n, l.rank)
 	if dx, ok := out["dx"]; ok {
 		branch := a.storeAll(a.products(du, transpose(ar, l.k), l.m, l.k, l.rank), r)
 		for i, kept := range l.dropped(ones(l.m*l.k), F32) { // 0 or 1/(1 − p)

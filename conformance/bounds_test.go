@@ -12,7 +12,7 @@ import (
 
 // The reference itself rounds to nearest: its results must lie within the bounds of that arithmetic, for every case.
 func TestReferenceWithinItsBounds(t *testing.T) {
-	a := arithmetic{op.Arithmetic{Unit: unit32}, false}
+	a := arithmetic{Arithmetic: op.Arithmetic{Unit: unit32}}
 	for _, name := range slices.Sorted(maps.Keys(bounds)) {
 		o, err := Lookup(name)
 		if err != nil {
@@ -71,14 +71,15 @@ func (r rough) judge(c *Case, declared op.Arithmetic) Result {
 }
 
 func (r rough) linear(c *Case, in Tensors) Tensors {
-	m, n, k := c.Int("m"), c.Int("n"), c.Int("k")
-	y := make([]float32, m*n)
-	for i := range m {
-		for j := range n {
-			y[i*n+j] = r.dot(row(in["x"].F, i, k), row(in["w"].F, j, k))
+	l := layerOf(c)
+	w, _ := weightValues(c, in)
+	y := r.products(in["x"].F, w, l.m, l.n, l.k)
+	if bias, ok := in["bias"]; ok {
+		for i := range y {
+			y[i] += bias.F[i%l.n]
 		}
 	}
-	return Tensors{"y": Floats(c.DType, y, m, n)}
+	return Tensors{"y": Floats(c.DType, y, l.m, l.n)}
 }
 
 func (r rough) dot(x, w []float32) float32 {
@@ -186,7 +187,7 @@ func adversaries(t *testing.T) (cases []*Case) {
 func ExampleBound() {
 	// One product sum of 1000 terms of size 1, on a device that rounds to nearest and on one that truncates.
 	for _, unit := range []float64{unit32, 2 * unit32} {
-		a := arithmetic{op.Arithmetic{Unit: unit}, false}
+		a := arithmetic{Arithmetic: op.Arithmetic{Unit: unit}}
 		fmt.Printf("%.3g\n", a.dot(1000, func(int) (approx, approx) { return unity, unity }).e)
 	}
 	// Output:

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"qlora/ref/op"
 )
 
 // Level says how long a judgement may take. Each contains those before it.
@@ -57,6 +59,7 @@ type Case struct {
 	Number int    // of the cases of the same settings and reason, from 1
 	Level  Level
 
+	at   op.At // where its operation stands: Place, but for one that is observed within a model
 	make func(r *random) Tensors
 }
 
@@ -129,7 +132,7 @@ func (m *Maker) Add(level Level, t DType, reason string, params []Param, make fu
 	if _, ok := Reasons[reason]; !ok {
 		panic(fmt.Sprintf("conformance: %s: no note explains the reason %q", m.op, reason))
 	}
-	c := &Case{Op: m.op, DType: t, Params: params, Reason: reason, Level: level, make: make}
+	c := &Case{Op: m.op, DType: t, Params: params, Reason: reason, Level: level, at: Place, make: make}
 	key := c.Name()
 	m.count[key]++
 	c.Number = m.count[key]

@@ -182,7 +182,7 @@ func (i *Implementation) compare(c *Case, r *Result, in, want, got Tensors) {
 		other = true
 		if bound != nil {
 			if limits == nil {
-				limits, likely = bound(c, in, arithmetic{i.Arithmetic, false}), bound(c, in, arithmetic{i.Arithmetic, true})
+				limits, likely = bound(c, in, arithmetic{Arithmetic: i.Arithmetic}), bound(c, in, arithmetic{Arithmetic: i.Arithmetic, likely: true})
 			}
 			share, worst := used(w, g, limits[name])
 			shareLikely, _ := used(w, g, likely[name])

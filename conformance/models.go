@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -49,7 +50,7 @@ func init() {
 			"The training of training_steps, once straight through and once stopped after stop steps, saved, loaded into a new model and continued → differing I32 [1]: "+
 				"in how many elements the two ends differ, losses and norms of the later steps included: 0."),
 		model("determinism", "train.Trainer.Step", trainNeeds, twice, determinismCases,
-			"The training of training_steps, twice → differing I32 [1]: in how many elements the two ends differ: 0."),
+			"The training of training_steps, twice → differing I32 [1]: in how many elements the two ends differ: 0. threads, where it is there, is how many threads compute the second."),
 	)
 }
 
@@ -117,6 +118,7 @@ type setup struct {
 	checkpointing         bool
 	eightBit              bool
 	micro, steps, stop    int
+	threads               int   // 0 is as many as there are
 	lengths               []int // of the sequences
 	ignored, unknownToken bool  // whether some labels are ignored, or all; whether an id is outside of the vocabulary
 }
@@ -130,6 +132,9 @@ func (s setup) params() []Param {
 	}
 	if s.stop > 0 {
 		p = append(p, Int("stop", s.stop))
+	}
+	if s.threads > 0 {
+		p = append(p, Int("threads", s.threads))
 	}
 	return p
 }
@@ -192,16 +197,8 @@ func sequences(in Tensors, step int) (s train.Sequences) {
 }
 
 func decoderBlock(d op.Device, c *Case, in Tensors) (Tensors, error) {
-	config := oneBlock(c.Param("arch"))
 	x := in["x"]
-	table, identity := make([]float32, config.VocabSize*config.HiddenSize), make([]float32, config.VocabSize*config.HiddenSize)
-	copy(table, x.F)
-	for i := range config.VocabSize {
-		identity[i*config.HiddenSize+i] = 1
-	}
-	in = maps.Clone(in)
-	in["model.embed_tokens.weight"], in["lm_head.weight"] = Floats(F32, table), Floats(F32, identity)
-	in["model.norm.weight"] = Floats(F32, repeated(config.HiddenSize, 1))
+	config, in := blockModel(c, in)
 	m, err := build(d, c, config, in)
 	if err != nil {
 		return nil, err
@@ -220,6 +217,20 @@ func decoderBlock(d op.Device, c *Case, in Tensors) (Tensors, error) {
 		y = append(y, logits...)
 	}
 	return Tensors{"y": Floats(c.DType, y, x.Shape...)}, nil
+}
+
+// blockModel is a model whose tokens are the rows of x and whose head is the identity, with its weights.
+func blockModel(c *Case, in Tensors) (llama.Config, Tensors) {
+	config := oneBlock(c.Param("arch"))
+	table, identity := make([]float32, config.VocabSize*config.HiddenSize), make([]float32, config.VocabSize*config.HiddenSize)
+	copy(table, in["x"].F)
+	for i := range config.VocabSize {
+		identity[i*config.HiddenSize+i] = 1
+	}
+	in = maps.Clone(in)
+	in["model.embed_tokens.weight"], in["lm_head.weight"] = Floats(F32, table), Floats(F32, identity)
+	in["model.norm.weight"] = Floats(F32, repeated(config.HiddenSize, 1))
+	return config, in
 }
 
 // oneBlock is a model of one block whose tokens are the rows of x and whose head is the identity.
@@ -332,11 +343,24 @@ func twice(d op.Device, c *Case, in Tensors) (Tensors, error) {
 	if err != nil {
 		return nil, err
 	}
-	second, err := trainingSteps(d, c, in)
+	var second Tensors
+	withThreads(d, c, func() { second, err = trainingSteps(d, c, in) })
 	if err != nil {
 		return nil, err
 	}
 	return differing(first, second), nil
+}
+
+// withThreads calls f while the case's number of threads compute, if it has one: Go's own, and the device's if it has a say in it.
+func withThreads(d op.Device, c *Case, f func()) {
+	if c.Has("threads") {
+		n := c.Int("threads")
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
+		if s, ok := d.(interface{ SetThreads(n int) (before int) }); ok {
+			defer s.SetThreads(s.SetThreads(n))
+		}
+	}
+	f()
 }
 
 func resumed(d op.Device, c *Case, in Tensors) (Tensors, error) {
@@ -534,6 +558,9 @@ func resumeCases(m *Maker) {
 func determinismCases(m *Maker) {
 	trainings(func(t DType, _ string, s setup) {
 		addTraining(m, s.again(), t, "again", s)
+		for _, s.threads = range []int{1, 3, 8} {
+			addTraining(m, max(s.again(), smokeIf(s.threads == 3)), t, "threads", s)
+		}
 	})
 }
 

@@ -44,13 +44,13 @@ func init() {
 // dropped is x after the case's dropout.
 func dropped(c *Case, x Tensor) []float32 {
 	y := make([]float32, x.Len())
-	op.ApplyDropout(y, x.F, x.Cols(), c.Float("p"), c.seed(), maskCounter(c.Int("step")), c.Int("first"), floats[c.DType].num)
+	op.ApplyDropout(y, x.F, x.Cols(), c.Float("p"), c.seed(), maskCounter(c.at, c.Int("step")), c.Int("first"), floats[c.DType].num)
 	return y
 }
 
-// maskCounter selects the random numbers of a mask at Place.
-func maskCounter(step int) num.Counter {
-	return num.Counter{Purpose: num.Purpose("dropout/" + Place.Name), Layer: Place.Layer, Step: uint32(step)}
+// maskCounter selects the random numbers of a place's mask.
+func maskCounter(at op.At, step int) num.Counter {
+	return num.Counter{Purpose: num.Purpose("dropout/" + at.Name), Layer: at.Layer, Step: uint32(step)}
 }
 
 // dropout is the case's, with a clock on the device.
@@ -120,7 +120,7 @@ func maskCases(add func(level Level, reason string, k mask)) {
 	}
 	// p is the uniform of an element, which is kept then, or the next float32, with which it is dropped.
 	for element := range 64 {
-		c := maskCounter(2)
+		c := maskCounter(Place, 2)
 		c.Element = uint64(element)
 		p := num.Uniform(21, c)
 		if element < 4 {

@@ -95,10 +95,11 @@ type layer struct {
 	scale   float64
 	float32 bool // the adapter's branch
 	dropout dropoutSetting
+	at      op.At
 }
 
 func layerOf(c *Case) layer {
-	l := layer{m: c.Int("m"), n: c.Int("n"), k: c.Int("k"), weight: c.Param("w"), float32: c.Has("branch_f32")}
+	l := layer{m: c.Int("m"), n: c.Int("n"), k: c.Int("k"), weight: c.Param("w"), float32: c.Has("branch_f32"), at: c.at}
 	if c.Has("bs") {
 		l.bs = c.Int("bs")
 	}
@@ -358,6 +359,7 @@ func negative(n int) []float32 { return repeated(n, float32(math.Copysign(0, -1)
 
 func linearCases(m *Maker) {
 	linearAdversaries(m)
+	everyProduct(m)
 	for _, t := range []DType{F32, BF16, F16} {
 		for _, bias := range []bool{false, true} {
 			names := []string{"x", "w"}
@@ -451,6 +453,7 @@ var gradientSets = [][]string{{"dx"}, {"dx", "dw", "dbias"}, {"dw"}, {"dbias"}, 
 
 func linearBackwardCases(m *Maker) {
 	weightGradientAdversaries(m, BF16)
+	everyProductInFull(m)
 	for _, t := range []DType{F32, BF16, F16} {
 		for i, gradients := range gradientSets {
 			names := append([]string{"dy", "x", "w"}, gradients...)

@@ -85,7 +85,7 @@ func (l layer) dropped(x []float32, t DType) []float32 {
 		return x
 	}
 	y := make([]float32, len(x))
-	op.ApplyDropout(y, x, l.k, d.p, uint64(d.seed), maskCounter(d.step), d.first, floats[l.branch(t)].num)
+	op.ApplyDropout(y, x, l.k, d.p, uint64(d.seed), maskCounter(l.at, d.step), d.first, floats[l.branch(t)].num)
 	return y
 }
 

@@ -30,8 +30,13 @@ func weightInputs(w []float32, t DType, kind string, n, k, bs int) Tensors {
 	if err != nil {
 		panic("conformance: " + err.Error())
 	}
+	return quantizedInputs(q)
+}
+
+// quantizedInputs are the inputs that bring q.
+func quantizedInputs(q *quant.Tensor) Tensors {
 	in := Tensors{"codes": Bytes(q.Packed)}
-	if !double {
+	if q.Nested == nil {
 		in["absmax"] = Floats(F32, q.Absmax)
 		return in
 	}
