@@ -1,40 +1,36 @@
 package conformance
 
-import "math"
+import (
+	"bytes"
+	"math"
+	"unsafe"
+)
+
+// alike is how many elements are compared at once: most of what is compared has the same bits.
+const alike = 1024
 
 // differFloats counts the elements of which the bits differ and gives the first. NaN equals NaN.
-//
-// Most of what is compared is equal: eight elements at a time are, or are looked at one by one.
 func differFloats(a, b []float32) (n, first int) {
 	first = -1
-	one := func(i int) {
-		if math.Float32bits(a[i]) != math.Float32bits(b[i]) && (a[i] == a[i] || b[i] == b[i]) {
-			if n++; n == 1 {
-				first = i
+	for from := 0; from < len(a); from += alike {
+		x, y := a[from:min(from+alike, len(a))], b[from:min(from+alike, len(a))]
+		if bytes.Equal(inBytes(x), inBytes(y)) {
+			continue
+		}
+		for i := range x {
+			if math.Float32bits(x[i]) != math.Float32bits(y[i]) && (x[i] == x[i] || y[i] == y[i]) {
+				if n++; n == 1 {
+					first = from + i
+				}
 			}
 		}
-	}
-	i := 0
-	for ; i+8 <= len(a); i += 8 {
-		x, y := a[i:i+8:i+8], b[i:i+8:i+8]
-		d := math.Float32bits(x[0]) ^ math.Float32bits(y[0])
-		d |= math.Float32bits(x[1]) ^ math.Float32bits(y[1])
-		d |= math.Float32bits(x[2]) ^ math.Float32bits(y[2])
-		d |= math.Float32bits(x[3]) ^ math.Float32bits(y[3])
-		d |= math.Float32bits(x[4]) ^ math.Float32bits(y[4])
-		d |= math.Float32bits(x[5]) ^ math.Float32bits(y[5])
-		d |= math.Float32bits(x[6]) ^ math.Float32bits(y[6])
-		d |= math.Float32bits(x[7]) ^ math.Float32bits(y[7])
-		if d != 0 {
-			for j := range 8 {
-				one(i + j)
-			}
-		}
-	}
-	for ; i < len(a); i++ {
-		one(i)
 	}
 	return n, first
+}
+
+// inBytes is x as it lies in memory, for the library's vectorized comparison.
+func inBytes(x []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
 }
 
 // used is the largest share of its bound that an element uses, and where. Bits that are the reference's use nothing. Where the
