@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"qlora/ref/checkpoint"
 	"qlora/ref/llama"
@@ -351,10 +352,15 @@ func twice(d op.Device, c *Case, in Tensors) (Tensors, error) {
 	return differing(first, second), nil
 }
 
+// threads is held by who has changed the number of Go's.
+var threads sync.Mutex
+
 // withThreads calls f while the case's number of threads compute, if it has one: Go's own, and the device's if it has a say in it.
 func withThreads(d op.Device, c *Case, f func()) {
 	if c.Has("threads") {
 		n := c.Int("threads")
+		threads.Lock()
+		defer threads.Unlock()
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
 		if s, ok := d.(interface{ SetThreads(n int) (before int) }); ok {
 			defer s.SetThreads(s.SetThreads(n))
