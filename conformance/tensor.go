@@ -109,6 +109,19 @@ func (ts Tensors) clone() Tensors {
 	return c
 }
 
+// oneNaN makes every NaN the same, whose signs and payloads depend on the machine.
+func (ts Tensors) oneNaN() Tensors {
+	ts = ts.clone()
+	for _, t := range ts {
+		for i, v := range t.F {
+			if v != v {
+				t.F[i] = math.Float32frombits(0x7fc00000)
+			}
+		}
+	}
+	return ts
+}
+
 // bits is element i as an integer; every NaN is the same, for payloads are not significant.
 func (t Tensor) bits(i int) uint32 {
 	switch {

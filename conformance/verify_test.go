@@ -430,8 +430,8 @@ func equal(t *testing.T, got, want fstest.MapFS) {
 // archived is what smoke.zip holds.
 var archived = ExportOptions{Selection: Selection{Level: Smoke, MaxElements: 1000}, Expected: true}
 
-// TestArchive holds the committed archive against what Export writes: the files in it, for compressors differ.
-func TestArchive(t *testing.T) {
+// TestBytesOfArchive holds the committed archive against what Export writes: the files in it, for compressors differ.
+func TestBytesOfArchive(t *testing.T) {
 	z, err := zip.OpenReader("smoke.zip")
 	if err != nil {
 		t.Fatal(err)
