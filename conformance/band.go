@@ -7,47 +7,62 @@ import (
 	"qlora/ref/op"
 )
 
-// The band of a training. AdamW divides by the size of a gradient, so that where one is nearly zero the sign of an update depends on
-// roundings: no bound would say anything after the first step. Instead the reference trains once for each of some seeds, and each seed
-// moves every result of every operation by a random part of its radius. The distance to which that leads is the band.
+// Band is how far from the reference's a program's outputs may be on a device of an arithmetic: one number for each element of losses and
+// norms, one for a whole matrix, in Euclidean norm.
+//
+// AdamW divides by the size of a gradient, so that where one is nearly zero the sign of an update depends on roundings: after the first
+// step of a training no bound would say anything. And a bound looks at samples of a model's outputs. Beside it, or in place of it, the
+// reference runs once for each of some seeds, and each seed moves every result of every operation by a random part of its radius. The
+// distance to which that leads is the band.
+type Band map[string][]float64
 
 const (
 	seeds = 4
 	wider = 4 // times the largest distance of the seeds: five deviations or so of what they show
 )
 
-// bandTraining is the band of what a training reports and where it ends: for a loss or a norm its own, for a matrix that of its
-// distance in all.
-func bandTraining(c *Case, in Tensors, a arithmetic) map[string][]approx {
-	if a.likely { // there is one band
+// programs are what has a band.
+var programs = map[string]func(d op.Device, c *Case, in Tensors) (Tensors, error){
+	"decoder_block": decoderBlock, "model_forward_backward": forwardBackward, "training_steps": trainingSteps,
+}
+
+// bandOf is the band of a case, whose outputs on the reference are want; nil where it has none.
+func bandOf(c *Case, in, want Tensors, a arithmetic) Band {
+	program := programs[c.Op]
+	if program == nil {
 		return nil
 	}
-	want, err := trainingSteps(op.NewPlain(0), c, in)
-	must(err)
-	band := unbounded(want)
-	for name := range band {
-		for i := range band[name] {
-			band[name][i].e = 0
-		}
-	}
+	band := Band{}
 	for s := range seeds {
-		got, err := trainingSteps(newDisturbed(uint64(s), a), c, in)
+		got, err := program(newDisturbed(uint64(s), a), c, in)
 		must(err)
-		for name, list := range band {
-			distances := apart(name, want[name].F, got[name].F)
-			for i := range list {
-				list[i].e = max(list[i].e, wider*distances[min(i, len(distances)-1)])
+		for name := range want {
+			for i, d := range apart(name, want[name], got[name]) {
+				if s == 0 {
+					band[name] = append(band[name], 0)
+				}
+				band[name][i] = max(band[name][i], wider*d)
 			}
 		}
 	}
 	return band
 }
 
-// apart is how far x and y are apart: one number for a matrix, one a step for losses and norms.
-func apart(name string, x, y []float32) []float64 {
-	each, sum := make([]float64, len(x)), 0.0
-	for i := range x {
-		each[i] = math.Abs(float64(y[i]) - float64(x[i]))
+// share is the largest part of the band that an output uses.
+func (b Band) share(name string, want, got Tensor) (share float64) {
+	for i, d := range apart(name, want, got) {
+		if d > 0 {
+			share = max(share, d/b[name][i])
+		}
+	}
+	return share
+}
+
+// apart is how far two outputs are apart.
+func apart(name string, x, y Tensor) []float64 {
+	each, sum := make([]float64, x.Len()), 0.0
+	for i := range each {
+		each[i] = math.Abs(float64(y.F[i]) - float64(x.F[i]))
 		sum += each[i] * each[i]
 	}
 	if name == "loss" || name == "norm" {

@@ -52,13 +52,13 @@ func (a arithmetic) scores(c *Case, in Tensors, v visible) []approx {
 func (a arithmetic) softmax(s []approx, from int) (e []approx, m, l approx, worst float64) {
 	m.v = math.Inf(-1)
 	for _, x := range s[from:] {
-		m.v, worst = max(m.v, x.v), max(worst, x.e)
+		m.v, worst, m.over = max(m.v, x.v), max(worst, x.e), max(m.over, x.over)
 	}
 	e = make([]approx, len(s))
 	for j := from; j < len(s); j++ {
-		e[j] = a.function(a.sub(approx{s[j].v, 0}, m), math.Exp)
+		e[j] = a.function(a.sub(approx{v: s[j].v, over: s[j].over}, m), math.Exp)
 	}
-	return e, approx{m.v, worst}, a.total(e[from:]), worst
+	return e, approx{m.v, worst, m.over}, a.total(e[from:]), worst
 }
 
 func boundAttention(c *Case, in Tensors, a arithmetic) map[string][]approx {
@@ -68,10 +68,10 @@ func boundAttention(c *Case, in Tensors, a arithmetic) map[string][]approx {
 		s := a.scores(c, in, v)
 		p, m, l, worst := a.softmax(s, v.from)
 		// A device's m and scores may each be off by their radii: l by a factor of exp(2·worst) at most.
-		stats[v.stat], stats[v.stat+1] = m, approx{l.v, l.e + math.Abs(l.v)*math.Expm1(2*worst)}
+		stats[v.stat], stats[v.stat+1] = m, approx{l.v, l.e + (l.v+l.e)*math.Expm1(2*worst), l.over}
 		for j := v.from; j < v.to; j++ {
 			p[j] = a.div(p[j], l)
-			p[j].e += p[j].v * math.Expm1(s[j].e+worst) // exp(S_j)/Σ exp(S): the radii of the scores
+			p[j].e += (p[j].v + p[j].e) * math.Expm1(s[j].e+worst) // exp(S_j)/Σ exp(S): the radii of the scores
 			p[j] = a.store(p[j], t)
 		}
 		for i := range d {

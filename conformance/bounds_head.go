@@ -27,7 +27,7 @@ func boundHeadLoss(c *Case, in Tensors, a arithmetic) map[string][]approx {
 		}
 		z := a.logits(c, in, w, token)
 		_, m, l, worst := a.softmax(z, 0)
-		lse := a.add(approx{m.v, 0}, a.function(l, math.Log))
+		lse := a.add(approx{v: m.v, over: m.over}, a.function(l, math.Log))
 		lse.e += worst // the logarithm of Σ exp(z) is off by no more than the worst logit
 		losses[token], lses[token] = a.sub(lse, z[label]), lse
 	}

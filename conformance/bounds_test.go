@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"qlora/ref/num"
 	"qlora/ref/op"
 )
 
@@ -60,6 +61,8 @@ type rough struct {
 	block    int  // products that are summed at once
 	splitK   int
 	flushes  bool
+
+	unrounded bool // weights of 4 bits
 }
 
 func (r rough) judge(c *Case, declared op.Arithmetic) Result {
@@ -72,7 +75,7 @@ func (r rough) judge(c *Case, declared op.Arithmetic) Result {
 
 func (r rough) linear(c *Case, in Tensors) Tensors {
 	l := layerOf(c)
-	w, _ := weightValues(c, in)
+	w := r.weight(c, in)
 	y := r.products(in["x"].F, w, l.m, l.n, l.k)
 	if bias, ok := in["bias"]; ok {
 		for i := range y {
@@ -80,6 +83,15 @@ func (r rough) linear(c *Case, in Tensors) Tensors {
 		}
 	}
 	return Tensors{"y": Floats(c.DType, y, l.m, l.n)}
+}
+
+// weight is W, of 4 bits rounded to the type or not.
+func (r rough) weight(c *Case, in Tensors) []float32 {
+	w, _ := weightValues(c, in)
+	if q := quantizedWeight(c, in); q != nil && r.unrounded {
+		must(q.Dequantize(w, num.Float32))
+	}
+	return w
 }
 
 func (r rough) dot(x, w []float32) float32 {
@@ -107,7 +119,7 @@ func (r rough) aligned(x, w []float32) (s float64) {
 	if largest == 0 {
 		return 0
 	}
-	unit := math.Ldexp(1, math.Ilogb(largest)-24)
+	unit := math.Ldexp(1, math.Ilogb(largest)-23)
 	for i := range x {
 		p := r.product(x[i], w[i])
 		if len(x) > 1 {
@@ -147,11 +159,12 @@ func TestBoundsHoldAndBite(t *testing.T) {
 		honest   op.Arithmetic
 		boastful op.Arithmetic // what it must not be believed
 	}{
-		"truncating":        {rough{truncate: true}, truncating, nearest},
-		"blocks of 8":       {rough{truncate: true, block: 8}, with(truncating, func(a *op.Arithmetic) { a.Block = 8 }), op.Arithmetic{}},
-		"split in 4":        {rough{splitK: 4}, with(nearest, func(a *op.Arithmetic) { a.SplitK = 4 }), op.Arithmetic{}},
-		"split, truncating": {rough{splitK: 4, truncate: true}, with(truncating, func(a *op.Arithmetic) { a.SplitK = 4 }), op.Arithmetic{}},
-		"flushing":          {rough{flushes: true}, with(nearest, func(a *op.Arithmetic) { a.Flushes = true }), nearest},
+		"truncating":          {rough{truncate: true}, truncating, nearest},
+		"blocks of 8":         {rough{truncate: true, block: 8}, with(truncating, func(a *op.Arithmetic) { a.Block = 8 }), op.Arithmetic{}},
+		"split in 4":          {rough{splitK: 4}, with(nearest, func(a *op.Arithmetic) { a.SplitK = 4 }), op.Arithmetic{}},
+		"split, truncating":   {rough{splitK: 4, truncate: true}, with(truncating, func(a *op.Arithmetic) { a.SplitK = 4 }), op.Arithmetic{}},
+		"weights not rounded": {rough{unrounded: true}, with(nearest, func(a *op.Arithmetic) { a.WeightUnrounded = true }), nearest},
+		"flushing":            {rough{flushes: true}, with(nearest, func(a *op.Arithmetic) { a.Flushes = true }), nearest},
 	} {
 		caught := 0
 		for _, k := range adversaries(t) {
@@ -168,20 +181,45 @@ func TestBoundsHoldAndBite(t *testing.T) {
 	}
 }
 
-// adversaries are cases of linear with dense weights and without a bias, which is what rough computes: those of smoke, and those
-// made against bounds.
+// adversaries are the cases of linear of which all inputs are numbers.
 func adversaries(t *testing.T) (cases []*Case) {
 	o, err := Lookup("linear")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range o.List(Quick) {
-		against := c.Reason == "truncation" || c.Reason == "flushing"
-		if c.Param("w") == dense && !c.Has("bias") && (against || c.Level == Smoke && c.Reason != "nan-inf") {
+		if l := layerOf(c); c.Reason != "nan-inf" && l.m*l.n*l.k < 1<<14 || c.Reason == "truncation" {
 			cases = append(cases, c)
 		}
 	}
 	return cases
+}
+
+// The same for functions: an exponential that is off by as much as is declared, and by eight times that.
+func TestElementaryHoldsAndBites(t *testing.T) {
+	o, err := Lookup("gate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const declared = 0x1p-18
+	for off, want := range map[float64]Verdict{declared / 2: Bounded, 8 * declared: Failed} {
+		i := &Implementation{Arithmetic: op.Arithmetic{Unit: unit32, Elementary: declared}, Do: func(*Operation, DType) (Func, error) {
+			return func(c *Case, in Tensors) (Tensors, error) {
+				y := make([]float32, in["gate"].Len())
+				for j, x := range in["gate"].F {
+					y[j] = float32(float64(x) * (1 + off) / (1 + math.Exp(-float64(x))) * float64(in["up"].F[j]))
+				}
+				return Tensors{"y": Floats(c.DType, y, in["gate"].Shape...)}, nil
+			}, nil
+		}}
+		for _, c := range o.List(Quick) {
+			if c.DType == F32 && c.Param("act") == "silu" && c.Reason == ordinary.reason && c.Int("n") > 100 {
+				if r := i.Judge(o, c); r.Verdict != want {
+					t.Errorf("off by %v: %s: %v %s", off, c.Name(), r.Verdict, r.Detail)
+				}
+			}
+		}
+	}
 }
 
 func ExampleBound() {

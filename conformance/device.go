@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"qlora/ref/num"
@@ -50,7 +51,7 @@ func OnDevice(open func() (op.Device, error)) (*Implementation, error) {
 }
 
 func onDevice(d op.Device, o *Operation, c *Case, in Tensors) (Tensors, error) {
-	b := &Bench{Device: d, Case: c}
+	b := &Bench{Device: d, Case: c, inputs: map[*op.Tensor][]float32{}, ints: map[*op.Ints][]int32{}}
 	for _, life := range []op.Lifetime{op.Run, op.Step, op.Block} {
 		defer d.Release(d.Mark(life))
 	}
@@ -61,12 +62,15 @@ func onDevice(d op.Device, o *Operation, c *Case, in Tensors) (Tensors, error) {
 	return out, b.err
 }
 
-// Bench brings a case's tensors to a device and back. Each is a view of a larger tensor with guard rows before and behind it:
-// it begins at no round address, and what is written outside is seen. Results hold NaN before the call. The first error stays.
+// Bench brings a case's tensors to a device and back. Each is a view of a larger tensor with guard rows before and behind it: it begins
+// where the row before it ends, at an address that the device did not choose, and what is written outside is seen. So is what is
+// written over inputs. Results hold NaN before the call. The first error stays.
 type Bench struct {
 	Device op.Device
 	Case   *Case
 	guards []*op.Tensor
+	inputs map[*op.Tensor][]float32 // what tensors hold that must not change
+	ints   map[*op.Ints][]int32     // likewise
 	err    error
 }
 
@@ -76,8 +80,15 @@ const guard = -0x1.8p-9
 // Place is where the case's operation stands: random numbers depend on it.
 var Place = op.At{Layer: 3, Name: "conformance"}
 
-// Tensor brings a floating-point tensor to the device.
+// Tensor brings a floating-point tensor to the device, which the operation must leave as it is.
 func (b *Bench) Tensor(name string, t Tensor) *op.Tensor {
+	x := b.State(name, t)
+	b.inputs[x] = t.F
+	return x
+}
+
+// State is Tensor for what the operation changes: adds to, or steps.
+func (b *Bench) State(name string, t Tensor) *op.Tensor {
 	x := b.guarded(name, t.DType, t.Rows(), t.Cols())
 	b.Device.Write(x, t.F)
 	return x
@@ -121,6 +132,7 @@ func (b *Bench) guarded(name string, t DType, rows, cols int) *op.Tensor {
 func (b *Bench) Ints(name string, t Tensor) *op.Ints {
 	x := b.Device.NewInts(op.Step, "conformance/"+name, t.Len())
 	b.Device.WriteInts(x, t.I)
+	b.ints[x] = t.I
 	return x
 }
 
@@ -141,6 +153,7 @@ func (b *Bench) Read(x *op.Tensor, shape ...int) Tensor {
 
 // ReadInts gives integers of the device.
 func (b *Bench) ReadInts(x *op.Ints) Tensor {
+	delete(b.ints, x) // it is a result
 	values, err := b.Device.ReadInts(x)
 	if err != nil {
 		b.fail(err)
@@ -157,8 +170,26 @@ func (b *Bench) fail(err error) {
 	}
 }
 
-// unharmed says which guard was written over.
+// unharmed says which guard, or which input, was written over.
 func (b *Bench) unharmed() error {
+	for x, given := range b.inputs {
+		values, err := b.Device.Read(x)
+		if err != nil {
+			return err
+		}
+		if n, first := differFloats(given, values); n > 0 {
+			return &broken{fmt.Sprintf("it changed its input %s: %d of %d values, the first at %d", x.Name, n, len(given), first)}
+		}
+	}
+	for x, given := range b.ints {
+		values, err := b.Device.ReadInts(x)
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(given, values) {
+			return &broken{fmt.Sprintf("it changed its input %s: %v, given was %v", x.Name, values, given)}
+		}
+	}
 	for _, g := range b.guards {
 		values, err := b.Device.Read(g)
 		if err != nil {

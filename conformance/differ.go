@@ -33,20 +33,31 @@ func inBytes(x []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
 }
 
-// used is the largest share of its bound that an element uses, and where. Bits that are the reference's use nothing. Where the
-// reference is not finite they are all that counts.
+// used is the largest share of its bound that an element uses, and where. Bits that are the reference's use nothing.
 func used(want, got Tensor, bound []approx) (share float64, worst int) {
 	for i, b := range bound {
 		if want.bits(i) == got.bits(i) {
 			continue
 		}
-		s := math.Abs(float64(got.F[i])-b.v) / b.e
-		if want.F[i]-want.F[i] != 0 || math.IsNaN(s) {
-			s = math.Inf(1)
-		}
-		if s > share {
+		if s := b.share(got.F[i]); s > share {
 			share, worst = s, i
 		}
 	}
 	return share, worst
+}
+
+// share is the part of the radius that a value uses, which is not the reference's.
+func (x approx) share(got float32) float64 {
+	number := got-got == 0
+	switch {
+	case x.over == anything && !number, x.over == infinity && math.IsInf(float64(got), int(math.Copysign(1, x.v))):
+		return 1
+	case !number || x.v-x.v != 0: // of inputs that are no numbers comes what comes of them in the reference
+		return math.Inf(1)
+	case math.IsInf(x.e, 1) && (x.over == anything || x.over == unlooked):
+		return 0
+	case !(x.e > 0) || math.IsInf(x.e, 1): // bits alone, or nothing can be said
+		return math.Inf(1)
+	}
+	return math.Abs(float64(got)-x.v) / x.e
 }

@@ -12,11 +12,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"qlora/ref/checkpoint"
 )
@@ -31,51 +28,60 @@ type ExportOptions struct {
 }
 
 // Export writes the selected cases for an implementation in any language: to a folder, or, if the path ends in .zip, to an
-// archive, neither of which may be there before. The same selection gives the same files.
-func Export(ctx context.Context, path string, o ExportOptions) (err error) {
+// archive, neither of which may be there before. The same selection gives the same files. It says how many cases there are.
+func Export(ctx context.Context, path string, o ExportOptions) (cases int, err error) {
 	if o.Level == Exhaustive {
-		return fmt.Errorf("level exhaustive is not exported: its inputs are all that there are")
-	}
-	list := o.list()
-	if len(list) == 0 {
-		return ErrNoCase
+		return 0, fmt.Errorf("level exhaustive is not exported: its inputs are all that there are")
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is there already", path)
+		return 0, fmt.Errorf("%s is there already", path)
+	}
+	list, err := o.list(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(list) == 0 {
+		return 0, ErrNoCase
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(filepath.Clean(path)), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
+		return 0, err
 	}
 	if err := export(ctx, dir, list, o); err != nil {
-		return err
+		return 0, err
 	}
 	if strings.HasSuffix(path, ".zip") {
-		return checkpoint.WriteFile(path, func(w io.Writer) error { return archive(w, dir) })
+		return len(list), checkpoint.WriteFile(path, func(w io.Writer) error { return archive(w, dir) })
 	}
-	return os.Rename(dir, path)
+	return len(list), os.Rename(dir, path)
 }
 
-func export(ctx context.Context, dir string, list []work, o ExportOptions) error {
-	m := manifest{Schema: Schema, Level: o.Level.String(), Max: o.MaxElements, Place: manifestPlace{int(Place.Layer), Place.Name}, Tables: tables(), Reasons: map[string]savedReason{}}
-	if o.Only != nil {
-		m.Only = o.Only.String()
+// newManifest is a selection's manifest without the cases.
+func newManifest(s Selection, list []work) manifest {
+	m := manifest{Schema: Schema, Level: s.Level.String(), Max: s.MaxElements, Place: manifestPlace{int(Place.Layer), Place.Name}, Tables: tables(), Reasons: map[string]savedReason{}}
+	if s.Only != nil {
+		m.Only = s.Only.String()
 	}
 	for name, r := range Reasons {
 		m.Reasons[name] = savedReason(r)
 	}
-	rejected := []string{}
-	total, done := 0, 0
-	for range chunks(list) {
-		total++
+	for part := range chunks(list) {
+		o := part[0].o
+		m.Operations = append(m.Operations, savedOperation{o.Name, o.Of, o.Formula})
 	}
+	return m
+}
+
+func export(ctx context.Context, dir string, list []work, o ExportOptions) error {
+	m := newManifest(o.Selection, list)
+	rejected := []string{}
+	done := 0
 	for part := range chunks(list) {
 		op := part[0].o
-		m.Operations = append(m.Operations, savedOperation{op.Name, op.Of, op.Formula})
 		answers := answerAll(ctx, part)
 		if err := ctx.Err(); err != nil {
 			return err
@@ -101,7 +107,7 @@ func export(ctx context.Context, dir string, list []work, o ExportOptions) error
 			}
 		}
 		if done++; o.Progress != nil {
-			o.Progress(done, total)
+			o.Progress(done, len(m.Operations))
 		}
 	}
 	if o.Expected {
@@ -123,29 +129,18 @@ type answer struct {
 // answerAll computes the outputs of an operation's cases.
 func answerAll(ctx context.Context, list []work) []answer {
 	answers := make([]answer, len(list))
-	var next atomic.Int64
-	var group sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(list)) {
-		group.Go(func() {
-			for ctx.Err() == nil {
-				at := int(next.Add(1)) - 1
-				if at >= len(list) {
-					return
-				}
-				w := list[at]
-				a := answer{c: w.c, in: w.c.Inputs()}
-				out, err := w.o.Reference(w.c, a.in.clone())
-				if a.rejected = err != nil; a.rejected {
-					if out, err = safely(w.o.Reference, w.c, a.in.harmless()); err != nil {
-						out = nil
-					}
-				}
-				a.out = out
-				answers[at] = a
+	each(ctx, len(list), func(at int) {
+		w := list[at]
+		a := answer{c: w.c, in: w.c.Inputs()}
+		out, err := w.o.Reference(w.c, a.in.clone())
+		if a.rejected = err != nil; a.rejected {
+			if out, err = safely(w.o.Reference, w.c, a.in.harmless()); err != nil {
+				out = nil
 			}
-		})
-	}
-	group.Wait()
+		}
+		a.out = out
+		answers[at] = a
+	})
 	return answers
 }
 
@@ -165,14 +160,14 @@ func (ts Tensors) harmless() Tensors {
 // saved is the manifest's entry, with the inputs that go to a file. The outputs' shapes are told for all cases of an operation or for
 // none, so that they do not tell what must be rejected.
 func (a answer) saved(told bool) (s savedCase, large []checkpoint.Tensor) {
-	c := a.c
-	s = savedCase{Name: c.Name(), Op: c.Op, DType: c.DType, Params: savedParams(c.Params), Reason: c.Reason, Level: c.Level.String(), Inputs: map[string]savedTensor{}}
+	s = a.c.saved()
+	s.Inputs = map[string]savedTensor{}
 	for name, t := range a.in {
 		if t.Len() <= inline {
 			s.Inputs[name] = inManifest(t)
 			continue
 		}
-		s.Inputs[name] = savedTensor{DType: t.DType, Shape: t.Shape, File: inputsDir + "/" + c.Op + ".safetensors"}
+		s.Inputs[name] = savedTensor{DType: t.DType, Shape: t.Shape, File: inputsDir + "/" + s.Op + ".safetensors"}
 		large = append(large, inFile(s.Name+":"+name, t))
 	}
 	if told {
@@ -182,6 +177,11 @@ func (a answer) saved(told bool) (s savedCase, large []checkpoint.Tensor) {
 		}
 	}
 	return s, large
+}
+
+// saved is the manifest's entry without inputs and outputs.
+func (c *Case) saved() savedCase {
+	return savedCase{Name: c.Name(), Op: c.Op, DType: c.DType, Params: savedParams(c.Params), Reason: c.Reason, Level: c.Level.String()}
 }
 
 func inFileAll(prefix string, ts Tensors) (list []checkpoint.Tensor) {

@@ -3,7 +3,9 @@ package conformance
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -208,6 +210,68 @@ func inFile(name string, t Tensor) checkpoint.Tensor {
 	return c
 }
 
+// tensorFile is an open safetensors file of which the sizes are known before anything is read: a file with holes may claim what no
+// memory holds.
+type tensorFile struct {
+	*checkpoint.File
+	sizes map[string]int64
+}
+
+// maxTensor is the largest tensor that is read, in bytes.
+const maxTensor = 1 << 30
+
+func openTensors(fsys fs.FS, name string) (*tensorFile, error) {
+	if _, err := regular(fsys, name); err != nil {
+		return nil, err
+	}
+	f, err := checkpoint.Open(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	t := &tensorFile{File: f}
+	if t.sizes, err = tensorSizes(fsys, name); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
+	}
+	return t, nil
+}
+
+// tensorSizes reads once more the header of a file that was checked.
+func tensorSizes(fsys fs.FS, name string) (map[string]int64, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var length uint64
+	if err := binary.Read(f, binary.LittleEndian, &length); err != nil {
+		return nil, err
+	}
+	var header map[string]json.RawMessage
+	if err := json.NewDecoder(io.LimitReader(f, int64(length))).Decode(&header); err != nil {
+		return nil, err
+	}
+	delete(header, "__metadata__")
+	sizes := map[string]int64{}
+	for tensor, raw := range header {
+		var place struct {
+			Offsets [2]int64 `json:"data_offsets"`
+		}
+		if err := json.Unmarshal(raw, &place); err != nil {
+			return nil, err
+		}
+		sizes[tensor] = place.Offsets[1] - place.Offsets[0]
+	}
+	return sizes, nil
+}
+
+// read is fromFile for what is not too large.
+func (f *tensorFile) read(name string) (Tensor, error) {
+	if size := f.sizes[name]; size > maxTensor {
+		return Tensor{}, fmt.Errorf("%s: tensor %s has %d bytes: at most %d are read", f.Name, name, size, maxTensor)
+	}
+	return fromFile(f.File, name)
+}
+
 // fromFile is the inverse of inFile; the error names file and tensor.
 func fromFile(f *checkpoint.File, name string) (Tensor, error) {
 	c, err := f.Tensor(name)
@@ -240,6 +304,9 @@ func fromFile(f *checkpoint.File, name string) (Tensor, error) {
 // readManifest reads and checks a manifest, but not its cases against this suite.
 func readManifest(fsys fs.FS) (*manifest, error) {
 	b, err := readLimited(fsys, manifestFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("it is no export, for it has no %s: `qlora conformance export DIR` makes one", manifestFile)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -274,12 +341,24 @@ func readJSON(fsys fs.FS, name string, into any) error {
 const maxJSON = 1 << 30
 
 func readLimited(fsys fs.FS, name string) ([]byte, error) {
-	info, err := fs.Stat(fsys, name)
+	size, err := regular(fsys, name)
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > maxJSON || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: want a file of at most %d bytes", name, maxJSON)
+	if size > maxJSON {
+		return nil, fmt.Errorf("%s: %d bytes, want at most %d", name, size, maxJSON)
 	}
 	return fs.ReadFile(fsys, name)
+}
+
+// regular gives a file's size. A pipe or a device is refused before it is opened: it might be waited for without end.
+func regular(fsys fs.FS, name string) (size int64, err error) {
+	info, err := fs.Stat(fsys, name)
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s: want a regular file", name)
+	}
+	return info.Size(), nil
 }

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -19,6 +20,8 @@ type Operation struct {
 	Reference Func
 	// Device computes the outputs on a device; nil for what op.Device does not have.
 	Device func(b *Bench, in Tensors) Tensors
+	// Optional are gradients that a case may not ask for, each with the input whose shape it has.
+	Optional map[string]string
 	// Needs names the operations of op.Device that Device uses, with spaces between them, for Supports.
 	Needs string
 }
@@ -29,7 +32,38 @@ type Func func(c *Case, in Tensors) (Tensors, error)
 // operations are all there are, in the order in which they are judged.
 var operations []*Operation
 
-func register(o ...*Operation) { operations = append(operations, o...) }
+func register(list ...*Operation) {
+	for _, o := range list {
+		if o.Optional != nil {
+			o.Reference = o.whole(o.Reference)
+		}
+	}
+	operations = append(operations, list...)
+}
+
+// whole is f with all gradients, of which those that are not asked for are left out again.
+func (o *Operation) whole(f Func) Func {
+	return func(c *Case, in Tensors) (Tensors, error) {
+		out, err := f(c, o.filled(in))
+		for name := range o.Optional {
+			if _, ok := in[name]; !ok {
+				delete(out, name)
+			}
+		}
+		return out, err
+	}
+}
+
+// filled is in with zeros for the gradients that are not asked for.
+func (o *Operation) filled(in Tensors) Tensors {
+	full := maps.Clone(in)
+	for name, like := range o.Optional {
+		if _, ok := in[name]; !ok {
+			full[name] = Floats(in[like].DType, make([]float32, in[like].Len()), in[like].Shape...)
+		}
+	}
+	return full
+}
 
 // Operations lists all operations by name.
 func Operations() []*Operation {

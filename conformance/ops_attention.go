@@ -12,22 +12,19 @@ import (
 const attentionText = "q [tokens, heads·d], k and v [rows, kv_heads·d]; segments_q and segments_kv I32 [segments + 1] are bounds that ascend from 0 " +
 	"(keys of rows behind the last bound are not seen); bias F32 [heads, queries, keys] or none, for one segment. " +
 	"Query head h reads key-value head h/(heads/kv_heads). A query sees keys of its own segment: all, or, where causal, those up to its own position, " +
-	"the last query standing at the last key, and of these the last window where window > 0. " +
+	"the last query standing at the last key, and of those that it sees the last window alone where window > 0, causal or not. " +
 	"S_j = scale·(q·k_j) [+ bias]: q·k from +0, d ascending, products rounded; then scale, then bias, each rounded. "
 
 func init() {
 	register(&Operation{
 		Name: "attention", Of: "op.Attention", Needs: "Attention",
-		Formula: attentionText + "→ y like q, stats F32 [tokens, 2·heads]. m = max S_j, E_j = exp(S_j − m), l = Sum(E) " +
+		Formula: attentionText + "→ y like q, stats F32 [tokens, 2·heads]. m is the first S_j, or the next that is larger, and so on (NaN is not larger, and nothing than NaN), E_j = exp(S_j − m), l = Sum(E) " +
 			"over all keys of the segment (those not seen are +0, so its runs and lanes count from the first key), P_j = round(E_j/l), y = round(Σ P_j·v_j), j ascending from +0. " +
-			"stats holds m and l of each head; y, m and l of a query that sees no key are 0. Bounds that do not ascend from 0 or lie beyond the rows must be rejected.",
+			"stats holds m and l of each head; y, m and l of a query that sees no key, or is in no segment, are 0. Bounds that do not ascend from 0 or lie beyond the rows must be rejected.",
 		Cases: attentionCases,
 		Reference: func(c *Case, in Tensors) (Tensors, error) {
-			if err := ascend(in["segments_q"].I, in["q"].Rows()); err != nil {
-				return nil, fmt.Errorf("segments_q: %w", err)
-			}
-			if err := ascend(in["segments_kv"].I, in["k"].Rows()); err != nil {
-				return nil, fmt.Errorf("segments_kv: %w", err)
+			if err := goodSegments(in); err != nil {
+				return nil, err
 			}
 			y, stats := attend(in, attentionShape(c))
 			return Tensors{"y": Floats(c.DType, y, in["q"].Shape...), "stats": stats}, nil
@@ -42,12 +39,15 @@ func init() {
 		},
 	}, &Operation{
 		Name: "attention_backward", Of: "op.AttentionBackward", Needs: "AttentionBackward",
-		Formula: attentionText + "dy, dq like q; stats as forward gave them; dk, dv like k; dbias F32 like bias or none → dq, dk, dv, dbias. P_j = round(exp(S_j − m)/l). dP_j = dy·v_j, d ascending; " +
+		Formula: attentionText + "dy, dq like q; stats as forward gave them; dk, dv like k; dbias F32 like bias; each of the four or not → dq, dk, dv, dbias. P_j = round(exp(S_j − m)/l). dP_j = dy·v_j, d ascending; " +
 			"dZ_j = P_j·(dP_j − Sum(P·dP)), lanes as in forward; dbias += dZ; dS_j = round(dZ_j·scale). dq = round(dq + round(Σ dS_j·k_j)), j ascending. " +
 			"dk_j = round(dk_j + round(Σ dS_j·q)) and dv_j = round(dv_j + round(Σ P_j·dy)): heads of the group ascending, then queries. " +
 			"All sums begin at +0; every product, quotient and difference is rounded to float32.",
-		Cases: attentionBackwardCases,
+		Cases: attentionBackwardCases, Optional: map[string]string{"dq": "q", "dk": "k", "dv": "v"},
 		Reference: func(c *Case, in Tensors) (Tensors, error) {
+			if err := goodSegments(in); err != nil {
+				return nil, err
+			}
 			out := copies(in, "dq", "dk", "dv", "dbias")
 			op.AttentionBackward(out["dq"].F, out["dk"].F, out["dv"].F, out["dbias"].F, in["dy"].F, in["q"].F, in["k"].F, in["v"].F, in["stats"].F,
 				in["segments_q"].I, in["segments_kv"].I, in["bias"].F, attentionShape(c))
@@ -66,11 +66,22 @@ func init() {
 		Cases:     cacheCases,
 		Reference: appended,
 		Device: func(b *Bench, in Tensors) Tensors {
-			cache := b.Tensor("cache", in["cache"])
+			cache := b.State("cache", in["cache"])
 			b.Device.CacheAppend(Place, cache, b.Tensor("x", in["x"]), b.Ints("position", in["position"]))
 			return Tensors{"cache": b.Read(cache, in["cache"].Shape...)}
 		},
 	})
+}
+
+// goodSegments says what is wrong with a case's segments.
+func goodSegments(in Tensors) error {
+	if err := ascend(in["segments_q"].I, in["q"].Rows()); err != nil {
+		return fmt.Errorf("segments_q: %w", err)
+	}
+	if err := ascend(in["segments_kv"].I, in["k"].Rows()); err != nil {
+		return fmt.Errorf("segments_kv: %w", err)
+	}
+	return nil
 }
 
 // ascend says what is wrong with bounds of segments.
@@ -396,16 +407,37 @@ func attentionCases(m *Maker) {
 		}
 		attentionSettings(t, add)
 		add(Quick, "empty", alone(2, 1, 8, 0, true))
-		h := alone(1, 1, 4, 6, true)
-		for _, name := range []string{"segments_q", "segments_kv"} {
-			for i, bounds := range [][]int32{{0, 3, 7}, {1, 3, 6}, {0, 4, 3}, {0, -1, 6}} {
-				m.Add(smokeIf(i == 0), t, "out-of-range", h.params(), func(r *random) Tensors {
-					in := h.inputs(r, t, false)
-					in["segments_q"], in["segments_kv"] = Ints([]int32{0, 3, 6}), Ints([]int32{0, 3, 6})
-					in[name] = Ints(bounds)
-					return in
-				})
-			}
+		badSegments(m, t, false)
+		h := alone(2, 1, 4, 6, true)
+		m.Add(smokeIf(t == F32), t, "no-segment", h.params(), func(r *random) Tensors {
+			in := h.inputs(r, t, false)
+			in["segments_q"], in["segments_kv"] = Ints([]int32{0, 4}), Ints([]int32{0, 5})
+			return in
+		})
+		for _, name := range []string{"q", "k", "v"} {
+			m.Add(Quick, t, "nan-inf", append(h.params(), Text("in", name)), func(r *random) Tensors {
+				in := h.inputs(r, t, false)
+				in[name] = Floats(t, nansAndInfinities(r, in[name].Len(), t), in[name].Shape...)
+				return in
+			})
+		}
+	}
+}
+
+// badSegments must be rejected, forward and backward.
+func badSegments(m *Maker, t DType, backward bool) {
+	h := alone(1, 1, 4, 6, true)
+	for _, name := range []string{"segments_q", "segments_kv"} {
+		for i, bounds := range [][]int32{{0, 3, 7}, {1, 3, 6}, {0, 4, 3}, {0, -1, 6}} {
+			m.Add(smokeIf(i == 0), t, "out-of-range", h.params(), func(r *random) Tensors {
+				in := h.inputs(r, t, backward)
+				if backward {
+					in["stats"] = Floats(F32, repeated(2*in["q"].Rows(), 1), in["q"].Rows(), 2)
+				}
+				in["segments_q"], in["segments_kv"] = Ints([]int32{0, 3, 6}), Ints([]int32{0, 3, 6})
+				in[name] = Ints(bounds)
+				return in
+			})
 		}
 	}
 }
@@ -413,7 +445,7 @@ func attentionCases(m *Maker) {
 func attentionBackwardCases(m *Maker) {
 	for _, t := range []DType{F32, BF16} {
 		add := func(level Level, reason string, h heads, changes ...headsChange) {
-			m.Add(level, t, reason, h.params(), func(r *random) Tensors {
+			m.gradients(level, t, reason, h.params(), []string{"dq", "dk", "dv"}, func(r *random) Tensors {
 				in := h.inputs(r, t, true, changes...)
 				_, in["stats"] = attend(in, op.AttentionShape{Heads: h.heads, KVHeads: h.kvHeads, Dim: h.d, Scale: float32(h.scale()),
 					Mask: op.Mask{Causal: h.causal, Window: h.window}, T: floats[t].num})
@@ -421,6 +453,7 @@ func attentionBackwardCases(m *Maker) {
 			})
 		}
 		attentionSettings(t, add)
+		badSegments(m, t, true)
 		for _, n := range []int{4, 16, 40, 66} {
 			for _, s := range [][2]int{{1, 1}, {4, 2}, {6, 1}} {
 				add(smokeIf(n == 16 && s[0] == 4), "order-of-heads", alone(s[0], s[1], 8, n, false), mirroredQueries)

@@ -1,7 +1,9 @@
 package conformance
 
 import (
+	"fmt"
 	"math"
+	"slices"
 
 	"qlora/ref/num"
 	"qlora/ref/op"
@@ -10,20 +12,29 @@ import (
 func init() {
 	register(&Operation{
 		Name: "choose", Of: "op.Choose", Needs: "Choose",
-		Formula: "logits z [1, vocab] → token I32 [1]. temperature 0: the index of the largest, the lowest of equals (−0 equals +0). Else candidates go from the " +
-			"largest down, equals by index; top_k > 0 keeps the first top_k; e_i = exp((z_i − z_max)/temperature) in their order; 0 < top_p < 1 keeps them up to the first " +
-			"at which the running sum of e, in float32, is at least top_p·Sum(e), all if none does; the token is the first kept one at which the running sum exceeds u·Sum(e kept), " +
-			"the last if none does. u is the uniform (operation uniform) of seed, purpose \"choose\", layer 65535, the step and element 0. Sum is that of the operation sum.",
-		Cases: chooseCases,
-		Reference: func(c *Case, in Tensors) (Tensors, error) {
-			return Tensors{"token": Ints([]int32{int32(op.Choose(in["logits"].F, c.choice(), c.Int("step")))})}, nil
-		},
+		Formula: "logits z [1, vocab] → token I32 [1]. temperature 0: the index of the largest, the lowest of equals (−0 equals +0). Else " +
+			"candidates go from the largest down, equals by index; top_k > 0 keeps the first top_k; e_i = exp((z_i − z_max)/temperature) in their " +
+			"order, difference and quotient rounded to float32; 0 < top_p < 1 keeps them up to the first at which the running sum of e is at least " +
+			"top_p·Sum(e), all if none does; the token is the first kept one at which the running sum exceeds u·Sum(e kept), the last if none does. " +
+			"Running sums and both products are rounded to float32. u is the uniform (operation uniform) of seed, purpose \"choose\", layer 65535, " +
+			"the step and element 0. Sum is that of the operation sum. Logits may be infinite: −∞ is masked; where z_max is infinite, e is NaN, and " +
+			"no comparison holds. A logit that is NaN must be rejected.",
+		Cases:     chooseCases,
+		Reference: choose,
 		Device: func(b *Bench, in Tensors) Tensors {
 			token := b.Ints("token", Ints([]int32{-1}))
 			b.Device.Choose(Place, token, b.Tensor("logits", in["logits"]), b.Case.choice(), b.Clock(b.Case.Int("step"), 0))
 			return Tensors{"token": b.ReadInts(token)}
 		},
 	})
+}
+
+func choose(c *Case, in Tensors) (Tensors, error) {
+	z := in["logits"].F
+	if i := slices.IndexFunc(z, func(v float32) bool { return v != v }); i >= 0 {
+		return nil, fmt.Errorf("the logit of token %d is NaN", i)
+	}
+	return Tensors{"token": Ints([]int32{int32(op.Choose(z, c.choice(), c.Int("step")))})}, nil
 }
 
 func (c *Case) choice() op.Choice {
@@ -69,6 +80,7 @@ func chooseCases(m *Maker) {
 			})
 		}
 	}
+	chooseNaNs(add)
 	chooseDraws(add)
 	chooseBoundaries(add)
 	add(Quick, BF16, 32000, op.Choice{Temperature: 0.7, TopP: 0.9, Seed: 4}, 7, "large-vocabulary", scaled(3))
@@ -81,6 +93,34 @@ func chooseCases(m *Maker) {
 
 // chooser adds a case of choose.
 type chooser func(level Level, t DType, vocab int, choice op.Choice, step int, reason string, logits func(r *random, n int) []float32)
+
+// chooseNaNs have one NaN among the logits, or several, where a choice that does not look for it would come across it or would not.
+func chooseNaNs(add chooser) {
+	nan := float32(math.NaN())
+	for _, t := range []DType{F32, BF16, F16} {
+		level := Quick
+		if t == F32 {
+			level = Smoke
+		}
+		for _, c := range []op.Choice{{}, {Temperature: 1, Seed: 7}, {Temperature: 1, TopK: 3, TopP: 0.5, Seed: 7}} {
+			for _, at := range []int{0, 20, 32} {
+				add(level, t, 33, c, 0, "nan-inf", func(r *random, n int) []float32 {
+					z := r.normal(n, 2)
+					z[at] = nan
+					return z
+				})
+			}
+			add(level, t, 1000, c, 0, "nan-inf", func(r *random, n int) []float32 {
+				z := r.normal(n, 2)
+				for range 10 {
+					z[r.below(n)] = nan
+				}
+				return z
+			})
+			add(Quick, t, 5, c, 0, "nan-inf", func(_ *random, n int) []float32 { return repeated(n, nan) })
+		}
+	}
+}
 
 // chooseDraws draw again and again from distributions for which a wrong choice comes up sooner or later.
 func chooseDraws(add chooser) {

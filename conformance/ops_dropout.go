@@ -34,7 +34,7 @@ func init() {
 			return Tensors{"dx": dx}, nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			dx := b.Tensor("dx", in["dx"])
+			dx := b.State("dx", in["dx"])
 			b.Device.DropoutBackward(Place, dx, b.Tensor("dy", in["dy"]), b.dropout())
 			return Tensors{"dx": b.Read(dx, in["dx"].Shape...)}
 		},

@@ -122,10 +122,7 @@ func dynamicQuantizeCases(m *Maker) {
 // dynamicTies puts values at all thresholds and beside them, under an absmax that is a power of two; and values for which the
 // quotient is on another side of a threshold than the product with the rounded reciprocal.
 func dynamicTies(map8 *quant.Map8, add func(Level, int, int, string, func(*random) []float32)) {
-	tie := make([]float32, 255)
-	for i := range tie {
-		tie[i] = (map8[i] + map8[i+1]) / 2
-	}
+	tie := middles(map8)
 	for _, scale := range []float32{1, 0x1p-20, 0x1p60} {
 		block := func(towards float32) []float32 {
 			x := []float32{scale}
@@ -142,7 +139,17 @@ func dynamicTies(map8 *quant.Map8, add func(Level, int, int, string, func(*rando
 	}
 	for range 6 {
 		add(Quick, 256, 256, "reciprocal", func(r *random) []float32 { return undecided8(r, tie) })
+		add(Quick, 300, 256, "reciprocal", func(r *random) []float32 { return append(r.normal(256, 1), undecided8(r, tie)[:44]...) })
 	}
+}
+
+// middles are half-way between neighbouring values of a map.
+func middles(map8 *quant.Map8) []float32 {
+	m := make([]float32, 255)
+	for i := range m {
+		m[i] = (map8[i] + map8[i+1]) / 2
+	}
+	return m
 }
 
 func undecided8(r *random, ties []float32) []float32 {

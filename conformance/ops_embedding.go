@@ -41,7 +41,7 @@ func init() {
 			return Tensors{"dtable": dtable}, nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			dtable := b.Tensor("dtable", in["dtable"])
+			dtable := b.State("dtable", in["dtable"])
 			b.Device.EmbeddingBackward(Place, dtable, b.Tensor("dy", in["dy"]), b.Ints("ids", in["ids"]))
 			return Tensors{"dtable": b.Read(dtable, in["dtable"].Shape...)}
 		},

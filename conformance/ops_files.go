@@ -74,10 +74,15 @@ func init() {
 		},
 		&Operation{
 			Name: "bnb_read", Of: "quant.FromEntries",
-			Formula: "the tensors of bnb_write, weight as bytes whatever its type in the file was → x [n, k], dequantized to " +
-				"the type that quant_state records. The file's nested map and offset are used; quant_map is not. " +
-				"An error: no quant_state, or one that contradicts itself or the sizes of the others; scales or an offset " +
-				"that are not finite.",
+			Formula: "the tensors of bnb_write of a weight [n, k], weight as its bytes: in the file their type is storage, and any will do → x [n, " +
+				"k], dequantized (nf4_dequantize, nf4_dq_dequantize, fp4_…) to the type dtype of quant_state. nested_quant_map and nested_offset " +
+				"are used as they are, quant_map is not, and may be missing. Must be rejected: neither weight.quant_state.bitsandbytes__nf4 nor " +
+				"__fp4 (where both are, nf4 counts); in it what is no JSON, or of another type than bnb_write gives it; quant_type not nf4 or fp4 " +
+				"as the name says; blocksize no power of two from 32 to 4096; dtype not float32, bfloat16 or float16; shape missing, with a size " +
+				"below 1, or of over 2^31−1 elements; and where nested_offset is there, which makes it a nested weight: nested_blocksize not 256, " +
+				"nested_dtype not float32, nested_offset not finite as float32. Other keys, in any order, do not matter. Further a " +
+				"tensor missing or of another type or size than: weight (n·k+1)/2 bytes; weight.absmax F32 [blocks of n·k], nested U8 [blocks], " +
+				"weight.nested_absmax F32 [blocks of 256 of these], weight.nested_quant_map F32 [256]; and in these F32 what is not finite.",
 			Cases:     bnbReadCases,
 			Reference: bnbRead,
 		})

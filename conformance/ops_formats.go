@@ -35,7 +35,7 @@ func init() {
 				Device: func(b *Bench, in Tensors) Tensors {
 					x := in["x"]
 					x.DType = f.t
-					return Tensors{"y": b.Read(b.Tensor("y", x), x.Shape...)}
+					return Tensors{"y": b.Read(b.State("y", x), x.Shape...)}
 				},
 			},
 			&Operation{
@@ -50,7 +50,7 @@ func init() {
 					return Tensors{"y": Floats(F32, y)}, nil
 				},
 				Device: func(b *Bench, in Tensors) Tensors {
-					y := b.Read(b.Tensor("x", in["x"]), in["x"].Shape...)
+					y := b.Read(b.State("x", in["x"]), in["x"].Shape...)
 					y.DType = F32
 					return Tensors{"y": y}
 				},

@@ -33,18 +33,18 @@ func init() {
 		Name: "gate_backward", Of: "op.GateBackward", Needs: "GateBackward",
 		Formula: "dy, gate, up, dgate, dup [n] → dgate, dup. dgate = round(dgate + round((dy·up)·act'(gate))), dup = round(dup + round(dy·round(act(gate)))). " +
 			"silu'(x) = s·(1 + x·(1 − s)) with s = sigmoid(x). gelu_tanh'(x) = (0.5·(1 + t)) + (x/2)·((1 − t·t)·(√(2/π)·(1 + 0.134145·(x·x)))) with its t = tanh(…). " +
-			"relu'(x) = 1 above 0, else 0. Every step is rounded to float32.",
-		Cases: gateBackwardCases,
+			"relu'(x) = 1 above 0, else 0. Every step is rounded to float32. Either gradient may not be asked for.",
+		Cases: gateBackwardCases, Optional: map[string]string{"dgate": "gate", "dup": "up"},
 		Reference: func(c *Case, in Tensors) (Tensors, error) {
 			dgate, dup := in["dgate"].clone(), in["dup"].clone()
 			op.GateBackward(dgate.F, dup.F, in["dy"].F, in["gate"].F, in["up"].F, activations[c.Param("act")], floats[c.DType].num)
 			return Tensors{"dgate": dgate, "dup": dup}, nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			dgate, dup := b.Tensor("dgate", in["dgate"]), b.Tensor("dup", in["dup"])
-			b.Device.GateBackward(Place, dgate, dup, b.Tensor("dy", in["dy"]), b.Tensor("gate", in["gate"]), b.Tensor("up", in["up"]),
+			g := b.gradients(in, "dgate", "dup")
+			b.Device.GateBackward(Place, g["dgate"], g["dup"], b.Tensor("dy", in["dy"]), b.Tensor("gate", in["gate"]), b.Tensor("up", in["up"]),
 				activations[b.Case.Param("act")])
-			return Tensors{"dgate": b.Read(dgate, in["dgate"].Shape...), "dup": b.Read(dup, in["dup"].Shape...)}
+			return b.readAll(g, in)
 		},
 	})
 }
@@ -79,6 +79,7 @@ func gateBothCases(t DType, add func(level Level, act, reason string, n int, gat
 			add(Quick, act, "tiny-product", 300, scaled(0x1p-70), scaled(0x1p-66))
 			add(Quick, act, "near-overflow", 300, scaled(0x1p50), scaled(0x1p78))
 		}
+		add(Quick, act, "near-overflow", 200, func(r *random, n int) []float32 { return nearOverflow(r, n, t) }, scaled(0x1p-8))
 		if t != F32 {
 			add(Quick, act, "every-input", 1<<16, func(*random, int) []float32 { return everyValue(t) }, func(_ *random, n int) []float32 { return repeated(n, 1) })
 		}
@@ -134,7 +135,7 @@ func everyGate(m *Maker) {
 func gateBackwardCases(m *Maker) {
 	for _, t := range []DType{F32, BF16} {
 		gateBothCases(t, func(level Level, act, reason string, n int, gate, up func(r *random, n int) []float32) {
-			m.Add(level, t, reason, []Param{Int("n", n), Text("act", act)}, func(r *random) Tensors {
+			m.gradients(level, t, reason, []Param{Int("n", n), Text("act", act)}, []string{"dgate", "dup"}, func(r *random) Tensors {
 				in := Tensors{"gate": Floats(t, gate(r, n)), "up": Floats(t, up(r, n))}
 				for _, name := range []string{"dy", "dgate", "dup"} {
 					x := r.normal(n, 1)

@@ -27,11 +27,14 @@ func init() {
 		},
 	}, &Operation{
 		Name: "head_loss_backward", Of: "op.HeadLossBackward", Needs: "HeadLossBackward",
-		Formula: "x, dx [tokens, d], w [vocab, d], labels I32 [tokens], lse F32 [tokens, 1] as forward gave it, g F32 [1], dw F32 [vocab, d] or none → dx, dw. With z as in forward: " +
+		Formula: "x, dx [tokens, d], w [vocab, d], labels I32 [tokens], lse F32 [tokens, 1] as forward gave it, g F32 [1], dw F32 [vocab, d]; dx and dw each of them or not → dx, dw. With z as in forward: " +
 			"dz = round(g·(exp(z − lse) − [j = label])), every step rounded to float32; " +
-			"dx = round(dx + round(Σ dz·w)), from +0, the vocabulary ascending; dw += dzᵀ·x in float32, tokens ascending. A token of which the label is −100 adds nothing.",
-		Cases: headBackwardCases,
+			"dx = round(dx + round(Σ dz·w)), from +0, the vocabulary ascending; dw += dzᵀ·x in float32, tokens ascending. A token of which the label is −100 adds nothing; any other label outside 0…vocab−1 must be rejected.",
+		Cases: headBackwardCases, Optional: map[string]string{"dx": "x"},
 		Reference: func(c *Case, in Tensors) (Tensors, error) {
+			if err := goodLabels(in["labels"].I, c.Int("vocab")); err != nil {
+				return nil, err
+			}
 			out := copies(in, "dx", "dw")
 			op.HeadLossBackward(out["dx"].F, out["dw"].F, in["lse"].F, in["x"].F, in["w"].F, in["labels"].I, in["g"].F[0],
 				c.Int("vocab"), c.Int("d"), floats[c.DType].num)
@@ -210,27 +213,27 @@ func headCases(m *Maker) {
 
 func headBackwardCases(m *Maker) {
 	for _, t := range []DType{F32, BF16} {
-		for _, gradients := range [][]string{{"dx", "dw"}, {"dx"}} {
-			weights := len(gradients) == 2
+		for i, gradients := range [][]string{{"dx", "dw"}, {"dx"}, {"dw"}} {
 			number := 0
 			add := func(level Level, reason string, h head, changes ...headChange) {
 				if number++; h.g == 0 {
 					h.g = []float32{1, 0.125, 1.0 / 3, 1.0 / 497}[number%4]
 				}
-				m.Add(level, t, reason, append(h.params(), Text("g", shortest(h.g)), Flag("dw", weights)), func(r *random) Tensors {
+				m.Add(level, t, reason, append(h.params(), Text("g", shortest(h.g)), Flag("dx", i != 2), Flag("dw", i != 1)), func(r *random) Tensors {
 					in := h.inputs(r, t, gradients, changes...)
 					_, in["lse"] = headLoss(h.vocab, h.d, t, in)
 					in["g"] = Floats(F32, []float32{h.g})
 					return in
 				})
 			}
-			if !weights {
+			if i > 0 {
 				for _, s := range [][3]int{{1, 1, 1}, {3, 5, 2}, {7, 33, 16}, {33, 127, 7}, {2, 1000, 5}, {300, 17, 3}} {
 					add(Quick, "optional", headOf(s[0], s[1], s[2], someIgnored))
 				}
 				continue
 			}
 			headSettings(t, add)
+			badLabels(m, t)
 			for _, vocab := range []int{6, 33, 64, 257, 1025, 3001} {
 				add(smokeIf(vocab == 64), "cancellation", headOf(3, vocab, 5, labelsOf(0)), equalLogits, overVocabulary(func(r *random, a []float32, k int) {
 					opposites(r, a, nil, k, false, 1)
@@ -253,6 +256,20 @@ func headBackwardCases(m *Maker) {
 				add(Quick, "adds", headOf(tokens, 9, 4, anyLabels), func(r *random, h head, v values) { multiply(v["dw"], 4) })
 			}
 		}
+	}
+}
+
+// badLabels must be rejected by backward, too.
+func badLabels(m *Maker, t DType) {
+	h := headOf(5, 11, 4, anyLabels)
+	for i, bad := range []int32{11, -1, -99, 1 << 30} {
+		m.Add(smokeIf(i == 0), t, "out-of-range", h.params(), func(r *random) Tensors {
+			in := h.inputs(r, t, []string{"dx", "dw"})
+			_, in["lse"] = headLoss(h.vocab, h.d, t, in)
+			in["g"] = Floats(F32, []float32{1})
+			in["labels"].I[r.below(h.tokens)] = bad
+			return in
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"math"
+	"slices"
 
 	"qlora/ref/op"
 )
@@ -66,12 +67,27 @@ func copies(in Tensors, names ...string) Tensors {
 	return out
 }
 
+// gradients adds a case and, where it has ordinary values and is no smoke case, others that do not ask for one of the gradients each.
+func (m *Maker) gradients(level Level, t DType, reason string, params []Param, names []string, make func(r *random) Tensors) {
+	m.Add(level, t, reason, params, make)
+	if reason != ordinary.reason || level != Quick {
+		return
+	}
+	for _, name := range names {
+		m.Add(Quick, t, "optional", append(slices.Clone(params), Text("without", name)), func(r *random) Tensors {
+			in := make(r)
+			delete(in, name)
+			return in
+		})
+	}
+}
+
 // gradients brings those of the named inputs to the device that there are.
 func (b *Bench) gradients(in Tensors, names ...string) map[string]*op.Tensor {
 	g := map[string]*op.Tensor{}
 	for _, name := range names {
-		if x := b.Optional(name, in); x != nil {
-			g[name] = x
+		if t, ok := in[name]; ok {
+			g[name] = b.State(name, t)
 		}
 	}
 	return g

@@ -4,6 +4,7 @@ import (
 	"math"
 	"strconv"
 
+	"qlora/ref/num"
 	"qlora/ref/op"
 )
 
@@ -28,10 +29,10 @@ func init() {
 		},
 	}, &Operation{
 		Name: "lora_linear_backward", Of: "op.LoRABackward", Needs: "LoRALinearBackward",
-		Formula: "dy [m, n], u [m, r] in type R as forward gave it, x [m, k], W [n, k], a, da F32 [r, k], b, db F32 [n, r], dx [m, k] or none → dx, da, db. " + weightText + loraText +
+		Formula: "dy [m, n], u [m, r] in type R as forward gave it, x [m, k], W [n, k], a, da F32 [r, k], b, db F32 [n, r], dx [m, k]; dx, da and db each of them or not → dx, da, db. " + weightText + loraText +
 			"dx = round(dx + round(dy·W)), n ascending. dv = round_R(scale·dy); db += dvᵀ·u; du = round_R(dv·round_R(b)); da += duᵀ·x'; dx' = round_R(du·round_R(a)); " +
 			"dx = round(dx + round(dx' after dropout, rounded to R)). da and db add in float32 to what is there, tokens ascending. Dropout is the mask of forward, on dx'.",
-		Cases: loraBackwardCases,
+		Cases: loraBackwardCases, Optional: map[string]string{"da": "a", "db": "b"},
 		Reference: func(c *Case, in Tensors) (Tensors, error) {
 			w, err := weightValues(c, in)
 			l, out := layerOf(c), copies(in, "dx", "da", "db")
@@ -228,7 +229,7 @@ func loraBackwardCases(m *Maker) {
 				names = append(names, "dx")
 			}
 			add := func(level Level, reason string, l layer, changes ...change) {
-				m.Add(level, t, reason, append(l.params(), Flag("dx", input)), func(r *random) Tensors {
+				m.gradients(level, t, reason, append(l.params(), Flag("dx", input)), []string{"da", "db"}, func(r *random) Tensors {
 					in := l.inputs(r, t, names, changes...)
 					in["u"] = loraForward(l, t, make([]float32, l.m*l.n), in)
 					return in
@@ -244,6 +245,13 @@ func loraBackwardCases(m *Maker) {
 			loraSettings(t, add)
 			loraBackwardSums(t, add)
 		}
+	}
+}
+
+// besideRounded moves values off what they are in bfloat16, by less than what rounds back.
+func besideRounded(r *random, x []float32) {
+	for i, v := range x {
+		x[i] = float32(num.BFloat16.Round(v) * (1 + float32(float32(r.below(3)-1)*0x1p-10)))
 	}
 }
 
@@ -264,6 +272,23 @@ func loraBackwardSums(t DType, add func(level Level, reason string, l layer, cha
 		add(Quick, "token-order", layer{m: n, n: 3, k: 4, rank: 2, scale: 2, weight: dense}, onTokens(func(r *random, a, b []float32, k int) {
 			opposites(r, a, b, k, false, 1)
 		}), without("da", "db"))
+	}
+	if t == BF16 {
+		for _, n := range []int{64, 257, 1025} {
+			// As above, but what cancels is what the masters are rounded to.
+			add(Quick, "masters", layer{m: 3, n: n, k: 7, rank: 5, scale: 2, weight: dense}, func(r *random, l layer, v values) {
+				b := turned(v["b"], l.rank)
+				opposites(r, v["dy"], b, l.n, false, 1)
+				besideRounded(r, b)
+				v["b"] = turned(b, l.n)
+			}, without("w", "dx"))
+			add(Quick, "masters", layer{m: 3, n: 7, k: 9, rank: n, scale: 2, weight: dense}, func(r *random, l layer, v values) {
+				a := turned(v["a"], l.k)
+				opposites(r, a, v["b"], l.rank, false, 1)
+				besideRounded(r, a)
+				v["a"] = turned(a, l.rank)
+			}, without("w", "dx"))
+		}
 	}
 	for i, s := range loraSizes[1:6] {
 		l := layer{m: s[0], n: s[1], k: s[2], rank: s[3], scale: 2, weight: dense}

@@ -20,19 +20,37 @@ func init() {
 	register(
 		&Operation{
 			Name: "config_shapes", Of: "llama.ConfigOf",
-			Formula: "config U8, a config.json of llama, mistral, qwen2 or qwen3 → tensors U8: a line name [shape] for each " +
-				"tensor that the model needs, those that are quantized followed by linear; " +
-				"inv_freq F32 [head_dim/2], of the longest context; windows I32 [layers], 0 for none. What is not said has " +
-				"transformers' defaults. An error: what would be computed wrong.",
+			Formula: "config U8, a config.json → tensors U8: a line \"NAME [SIZE SIZE]\" for each tensor that the model needs, with \" linear\" " +
+				"behind the layers' projections; inv_freq F32 [head_dim/2] of rope_table for the longest context (dynamic: " +
+				"⌊factor·max_position_embeddings⌋, else max_position_embeddings); windows I32 [layers], 0 for none. Order: " +
+				"model.embed_tokens.weight; of each model.layers.N input_layernorm, post_attention_layernorm, for qwen3 self_attn.q_norm and k_norm " +
+				"[head_dim], self_attn.q_proj, k_proj, v_proj, o_proj, mlp.gate_proj, up_proj, down_proj, each .weight followed by its .bias if it " +
+				"has one; model.norm.weight; lm_head.weight but with tie_word_embeddings. Biases: llama attention_bias q k v o, mlp_bias gate up " +
+				"down; qwen2 q k v always; qwen3 attention_bias q k v o; mistral none. Windows: mistral sliding_window in all layers; qwen2 and " +
+				"qwen3 with use_sliding_window alone, in the layers that layer_types calls sliding_attention (the others full_attention), without " +
+				"layer_types in those from max_window_layers on. null for sliding_window is no window; any other null is as if not there. Defaults: " +
+				"num_key_value_heads num_attention_heads, head_dim ⌊hidden_size/num_attention_heads⌋ (0 counts as not there), rms_norm_eps 1e-6, " +
+				"hidden_act silu, rope_theta 10000, sliding_window 4096, max_window_layers 28, partial_rotary_factor 1, flags false, no scaling. " +
+				"rope_scaling, or rope_parameters in its place, has rope_type or type, default if neither, factor, low_freq_factor, " +
+				"high_freq_factor, original_max_position_embeddings, and its own rope_theta and partial_rotary_factor count before the others. " +
+				"Unknown keys do not matter. Must be rejected: no JSON, a value of another type; model_type none of llama, mistral, qwen2, qwen3; " +
+				"hidden_act none of silu, swish, gelu_new, gelu_pytorch_tanh, relu; partial_rotary_factor not 1; a size below 1 or above: " +
+				"hidden_size 2^20, intermediate_size 2^22, num_hidden_layers 2^12, num_attention_heads, num_key_value_heads and head_dim 2^14, " +
+				"vocab_size 2^24, max_position_embeddings 2^26; attention heads that are no multiple of key-value heads; an odd head_dim; a scaling " +
+				"but default, linear, dynamic, llama3, for the last three a factor that is infinite or below 1, for llama3 not original > 0 and 0 < " +
+				"low < high, for dynamic a head_dim below 4; where windows are used, a sliding_window below 1, layer_types of another number than " +
+				"layers, or another name in it; quantization_config but of quant_method bitsandbytes without load_in_8bit.",
 			Cases:     configCases,
 			Reference: configShapes,
 		},
 		&Operation{
 			Name: "gguf_read", Of: "checkpoint.ParseGGUF",
-			Formula: "file U8, GGUF version 2 or 3, little-endian → its tensors F32, rows first; metadata U8: lines " +
-				"key=value. An error: lengths beyond the file, unknown types, a name or key twice, " +
-				"offsets that are no multiples of the alignment (general.alignment, else 32), tensors that overlap, leave a " +
-				"hole or end beyond the file.",
+			Formula: "file U8, GGUF version 2 or 3, little-endian → its tensors F32, dequantized, shapes the other way round than in the file: rows " +
+				"first; metadata U8: lines key=value by the order of keys, an array as [a b c]. Must be rejected: lengths beyond the file; another " +
+				"magic or version; types but F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q6_K; unknown types of metadata, arrays of arrays, a bool but 0 and " +
+				"1; a name or key twice; no dimension, more than four, one of 0, or rows that are no multiple of the type's block; " +
+				"general.alignment but a power of two as uint32; offsets that are no multiple of it (32 where it is missing), and data but in the " +
+				"order of the names, each at the next multiple: tensors that overlap, leave a hole or end beyond the file.",
 			Cases: ggufReadCases,
 			Reference: func(c *Case, in Tensors) (Tensors, error) {
 				g, err := checkpoint.ParseGGUF(bytes.NewReader(in["file"].B), int64(in["file"].Len()), "file")
@@ -45,9 +63,13 @@ func init() {
 		},
 		&Operation{
 			Name: "gguf_model", Of: "checkpoint.GGUFModel",
-			Formula: "file U8, a GGUF file of llama, qwen2 or qwen3 → tensors F32 by the names of Hugging Face, as " +
-				"transformers has them: for llama the rows of q and k, which llama.cpp's converter reorders for " +
-				"rotary embeddings of neighbours, are put back: row 2j+i of a head of n rows is row i·n/2 + j.",
+			Formula: "file U8, a GGUF file of llama, qwen2 or qwen3 (general.architecture; another must be rejected) → tensors F32 by the names of " +
+				"Hugging Face, as transformers has them: token_embd is model.embed_tokens, output_norm model.norm, output lm_head, blk.N " +
+				"model.layers.N, and there attn_norm input_layernorm, ffn_norm post_attention_layernorm, attn_q, attn_k, attn_v and attn_output " +
+				"self_attn.q_proj, k_proj, v_proj and o_proj, attn_q_norm and attn_k_norm self_attn.q_norm and k_norm, ffn_gate, ffn_up and " +
+				"ffn_down mlp.gate_proj, up_proj and down_proj. For llama the rows of q and k (…attention.head_count and head_count_kv heads), " +
+				"weights alone, which llama.cpp's converter reorders for rotary embeddings of neighbours, are put back: row 2j+i of a head of n " +
+				"rows is row i·n/2 + j.",
 			Cases:     ggufModelCases,
 			Reference: ggufModel,
 		})
@@ -70,8 +92,8 @@ var ggufFormulas = map[string]string{
 	"Q8_0": "a block is d (float16) and 32 signed bytes: x = d·code",
 	"Q4_0": "a block is d (float16) and 16 bytes, byte j with the code of element j in its low half and of element j+16 in its high half: x = d·(code − 8)",
 	"Q6_K": "a block is 128 bytes with the low four bits of its codes, 64 bytes with the high two, 16 signed bytes of scales, and d (float16). Element 128h + 32i + j has its low bits " +
-		"in byte 64h + 32·(i mod 2) + j, in the lower half of the byte for i < 2, its high bits at bit 2i of byte 32h + j of the second part, and scale 8h + 2i + j/16: " +
-		"x = round32(round32(d·scale)·(code − 32))",
+		"in byte 64h + 32·(i mod 2) + j, in the lower half of the byte for i < 2, its high bits at bit 2i of byte 32h + j of the second part, and " +
+		"scale 8h + 2i + j/16: x = round32(round32(d·scale)·(code − 32))",
 	"Q4_1": "a block is d and m (float16) and 16 bytes as in Q4_0: x = round32(round32(d·code) + m)",
 }
 

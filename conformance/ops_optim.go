@@ -10,8 +10,11 @@ import (
 	"qlora/ref/quant"
 )
 
-const adamWFormula = "scalars are those of the operation adamw_scalars, norm F32 [1] is the norm of all gradients. clip = min(1, max_norm/(norm + 1e-6)), 1 for a max_norm of 0; " +
-	"g' = g·clip; p = p·decay; m = m·beta1 + g'·(1−beta1); v = v·beta2 + (g'·(1−beta2))·g'; p = p + (m·step_size)/(√v/root_bias2 + eps). Every step is rounded to float32."
+const adamWFormula = "scalars, as the operation adamw_scalars makes them: decay = 1 − lr·weight_decay, beta1, 1−beta1, beta2, 1−beta2, root_bias2 = " +
+	"√(1 − beta2^t), eps, step_size = −lr/(1 − beta1^t), max_norm; norm F32 [1]: that of all gradients, not of g alone. The params that have these " +
+	"names are what the two inputs were made from: the inputs count. clip = min(1, max_norm/(norm + 1e-6)), NaN where the quotient is, but 1 for a " +
+	"max_norm of 0; g' = g·clip; p = p·decay; m = m·beta1 + g'·(1−beta1); v = v·beta2 + (g'·(1−beta2))·g'; p = p + (m·step_size)/(√v/root_bias2 + " +
+	"eps), by the new m and v. Every step is rounded to float32."
 
 func init() {
 	register(&Operation{
@@ -45,14 +48,15 @@ func init() {
 			return Tensors{"p": p, "m": m, "v": v}, nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			p, m, v := b.Tensor("p", in["p"]), b.Tensor("m", in["m"]), b.Tensor("v", in["v"])
+			p, m, v := b.State("p", in["p"]), b.State("m", in["m"]), b.State("v", in["v"])
 			b.Device.AdamW(Place, p, m, v, b.Tensor("g", in["g"]), b.Tensor("scalars", in["scalars"]), b.Tensor("norm", in["norm"]))
 			return Tensors{"p": b.Read(p), "m": b.Read(m), "v": b.Read(v)}
 		},
 	}, &Operation{
 		Name: "adamw8", Of: "optim.AdamW8", Needs: "AdamW8",
-		Formula: "p, g F32 [n], scalars F32 [1, 9], codes_m, codes_v U8 [n], absmax_m, absmax_v F32 [blocks of 256] → p, codes_m, codes_v, absmax_m, absmax_v. " +
-			"m and v are dequantized (dynamic_dequantize, signed for m, unsigned for v), moved, and quantized again (dynamic_quantize). p takes them before they are quantized. " + adamWFormula,
+		Formula: "p, g F32 [n], scalars F32 [1, 9], codes_m, codes_v U8 [n], absmax_m, absmax_v F32 [blocks of 256] → p, codes_m, codes_v, " +
+			"absmax_m, absmax_v. m and v are dequantized (dynamic_dequantize, signed for m, unsigned for v), moved, and quantized again " +
+			"(dynamic_quantize). p takes them before they are quantized. " + adamWFormula,
 		Cases: adamW8Cases,
 		Reference: func(c *Case, in Tensors) (Tensors, error) {
 			p, s := in["p"].clone(), state8Of(in)
@@ -60,7 +64,7 @@ func init() {
 			return with8(Tensors{"p": p}, s), nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			p, s := b.Tensor("p", in["p"]), b.Device.NewState8("conformance/state", in["p"].Len())
+			p, s := b.State("p", in["p"]), b.Device.NewState8("conformance/state", in["p"].Len())
 			b.Device.WriteState8(s, state8Of(in))
 			b.Device.AdamW8(Place, p, s, b.Tensor("g", in["g"]), b.Tensor("scalars", in["scalars"]), b.Tensor("norm", in["norm"]))
 			after, err := b.Device.ReadState8(s)
@@ -330,8 +334,11 @@ func adamW8Cases(m *Maker) {
 			return p, m, v, g
 		}, func(_ *random, m, v []float32) *optim.State8 { return optim.NewState8(n) })
 	}
+	fresh := func(_ *random, m, _ []float32) *optim.State8 { return optim.NewState8(len(m)) }
 	for range 6 {
-		add(Quick, 768, "tie", usual.with(func(s *settings) { s.t, s.Beta1, s.Beta2 = 1, 0, 0 }), 1, ties8, func(_ *random, m, v []float32) *optim.State8 { return optim.NewState8(768) })
+		forgetful := usual.with(func(s *settings) { s.t, s.Beta1, s.Beta2 = 1, 0, 0 })
+		add(Quick, 768, "tie", forgetful, 1, ties8, fresh)
+		add(Quick, 600, "reciprocal", forgetful, 1, undecidedMoments, fresh)
 	}
 }
 
@@ -340,6 +347,15 @@ func quantized8(m, v []float32) *optim.State8 {
 	s.M, s.AbsmaxM = quant.Quantize8(m, quant.DynamicSigned, optim.Blocksize8, quant.Spec)
 	s.V, s.AbsmaxV = quant.Quantize8(v, quant.DynamicUnsigned, optim.Blocksize8, quant.Spec)
 	return s
+}
+
+// undecidedMoments are gradients for which quotient and product lie on other sides of a middle of the signed map, in the last, short block,
+// too. With betas of 0 they are the moments.
+func undecidedMoments(r *random, n int) (p, m, v, g []float32) {
+	for len(g) < n {
+		g = append(g, undecided8(r, middles(quant.DynamicSigned))...)
+	}
+	return r.normal(n, 0.1), make([]float32, n), make([]float32, n), g[:n]
 }
 
 // ties8 are gradients in blocks of absmax 1 that lie at the middle of two values of the signed map, or beside it. With betas of 0

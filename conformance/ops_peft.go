@@ -16,12 +16,17 @@ func init() {
 	register(
 		&Operation{
 			Name: "peft_choose", Of: "peft.Patterns.Choose",
-			Formula: "config U8, an adapter_config.json; modules U8, a line for each linear layer but the head → chosen U8: " +
-				"a line module=r alpha, in order, for each that is adapted, as PEFT 0.21 chooses. " +
-				"A name in a list stands for every module whose name is it, or ends in it after a dot; a text is an " +
-				"expression that must match the whole name; all-linear is all. " +
-				"Of rank_pattern and alpha_pattern the first entry counts that matches the whole name, or all after a dot. " +
-				"modules_to_save are not adapted.",
+			Formula: "config U8, an adapter_config.json; modules U8, a line for each linear layer but the head → chosen U8: a line module=r alpha, " +
+				"in order, for each that is adapted, as PEFT 0.21 chooses. In target_modules and exclude_modules a name in a list stands for every " +
+				"module whose name is it, or ends in it after a dot; a text is a regular expression that must match the whole name; all-linear, in " +
+				"whatever case, is all; null is none. layers_to_transform, a number or a list, leaves of the modules that a list of target_modules " +
+				"names those of these layers, and those it names in full; the layer is the number between dots after the first part of the name, " +
+				"but for its very first, that one follows, or after the part that layers_pattern names, a text or a list of expressions. What " +
+				"exclude_modules names is not adapted, nor modules of which an entry of modules_to_save, an expression, is the whole name or some " +
+				"successive parts of it. r (8) and lora_alpha (8) are for all, but the first entry of rank_pattern and alpha_pattern counts whose " +
+				"expression matches the whole name, or all after a dot. Must be rejected: what adapter_read rejects of config; of rank_pattern what " +
+				"is no whole number from 1, of alpha_pattern what is below 0; expressions that are none; target_modules a text together with " +
+				"layers_to_transform or layers_pattern; layers_pattern without layers_to_transform.",
 			Cases: peftChooseCases,
 			Reference: func(c *Case, in Tensors) (Tensors, error) {
 				config, err := checkpoint.ParseAdapterConfig(in["config"].B)
@@ -34,20 +39,30 @@ func init() {
 		},
 		&Operation{
 			Name: "adapter_read", Of: "checkpoint.OpenAdapter",
-			Formula: "config U8, adapter_config.json; model U8, adapter_model.safetensors → each module's lora_A F32 [r, in] " +
-				"and lora_B F32 [out, r], named module.lora_A and module.lora_B; ranks U8: a line module=r alpha for each; " +
-				"scales F32 in the same order, α/r or α/√r; saved U8: the names of tensors in place of the base's, one a " +
-				"line. An error: what would be computed wrong (DoRA, biases, other kinds), a shape that is not the rank's, " +
-				"a matrix without the other, twice, or with numbers that are not finite.",
+			Formula: "config U8, adapter_config.json; model U8, adapter_model.safetensors → each module's lora_A F32 [r, in] and lora_B F32 [out, " +
+				"r], named module.lora_A and module.lora_B, from base_model.model.MODULE.lora_A.weight or .lora_A.default.weight; ranks U8: a line " +
+				"module=r alpha for each in order, as peft_choose says; scales F32 in the same order, α/r, with use_rslora α/√r; saved U8: the " +
+				"other tensors by their names without base_model.model. and without modules_to_save. or modules_to_save.default., in order with " +
+				"newlines between. Must be rejected: config no JSON, with a key twice anywhere, a known field of another type; peft_type not LORA; " +
+				"r below 1, lora_alpha below 0; anything but null, false, \"\", \"none\", [] and {} for use_dora, lora_bias, bias, fan_in_fan_out, " +
+				"layer_replication, alora_invocation_tokens, target_parameters, trainable_token_indices, use_qalora, megatron_config, use_bdlora, " +
+				"arrow_config, kasa_config, monteclora_config, velora_config; init_lora_weights pissa…, olora, corda or loftq, in whatever case. " +
+				"Other fields do not matter, also R. And of tensors: what safetensors_read rejects; a name without base_model.model., or, of those " +
+				"that are not lora_A's and lora_B's, one that does not end in .weight or .bias or has .lora_ or .base_layer. in it; a shape without " +
+				"two sizes or that is not of the module's r; lora_A or lora_B without the other, twice, or with numbers that are not finite; no " +
+				"lora_A at all.",
 			Cases:     adapterReadCases,
 			Reference: adapterRead,
 		},
 		&Operation{
 			Name: "adapter_write", Of: "checkpoint.WriteAdapter",
-			Formula: "config U8, an adapter_config.json; module.lora_A and module.lora_B in their types → " +
-				"adapter_model.safetensors U8, as safetensors_write with metadata, names base_model.model.MODULE.lora_A.weight; " +
-				"adapter_config.json U8: all fields, also those not known, in alphabetical order, indented by two spaces, " +
-				"patterns in their own order, a newline at the end.",
+			Formula: "config U8, an adapter_config.json; module.lora_A and module.lora_B in their types → adapter_model.safetensors U8, as " +
+				"safetensors_write with metadata, names base_model.model.MODULE.lora_A.weight; adapter_config.json U8: all fields, also those not " +
+				"known, in alphabetical order, indented by two spaces, patterns in their own order, a newline at the end. Fields that must be " +
+				"there, with what they are where config does not have them: alpha_pattern {}, base_model_name_or_path \"\", bias \"none\", " +
+				"ensure_weight_tying false, exclude_modules null, inference_mode false, init_lora_weights true, layers_pattern null, " +
+				"layers_to_transform null, lora_alpha 8, lora_dropout 0, modules_to_save null, peft_type (LORA), r 8, rank_pattern {}, " +
+				"target_modules null, task_type null, use_rslora false.",
 			Cases:     adapterWriteCases,
 			Reference: adapterWrite,
 		})

@@ -113,6 +113,7 @@ func thresholdCases(book *quant.Codebook, add func(Level, DType, int, int, strin
 	}
 	for range 12 {
 		add(Quick, F32, 64, 64, "reciprocal", func(r *random) []float32 { return undecided(r, book) })
+		add(Quick, F32, 100, 64, "reciprocal", func(r *random) []float32 { return append(r.normal(64, 1), undecided(r, book)[:36]...) })
 	}
 }
 

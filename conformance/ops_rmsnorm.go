@@ -26,26 +26,19 @@ func init() {
 		},
 	}, &Operation{
 		Name: "rmsnorm_backward", Of: "op.RMSNormBackward", Needs: "RMSNormBackward",
-		Formula: "dy, x, dx [rows, parts·d], w F32 [1, d], r F32 [rows, parts] of forward, dw F32 [1, d] or none → dx, dw. With n = x·r and g = dy·w: " +
+		Formula: "dy, x, dx [rows, parts·d], w F32 [1, d], r F32 [rows, parts] of forward, dw F32 [1, d]; dx and dw each of them or not → dx, dw. With n = x·r and g = dy·w: " +
 			"dx = round(dx + round(r·(g − n·(Sum(g·n)/d)))); dw += dy·round(n) in float32, a part after the other from the first. " +
 			"Every product, quotient and difference is rounded to float32.",
-		Cases: rmsNormBackwardCases,
+		Cases: rmsNormBackwardCases, Optional: map[string]string{"dx": "x"},
 		Reference: func(c *Case, in Tensors) (Tensors, error) {
-			out := Tensors{"dx": in["dx"].clone()}
-			if dw, ok := in["dw"]; ok {
-				out["dw"] = dw.clone()
-			}
+			out := copies(in, "dx", "dw")
 			op.RMSNormBackward(out["dx"].F, out["dw"].F, in["dy"].F, in["x"].F, in["w"].F, in["r"].F, c.Int("d"), floats[c.DType].num)
 			return out, nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			dx, dw := b.Tensor("dx", in["dx"]), b.Optional("dw", in)
-			b.Device.RMSNormBackward(Place, dx, dw, b.Tensor("dy", in["dy"]), b.Tensor("x", in["x"]), b.Tensor("w", in["w"]), b.Tensor("r", in["r"]))
-			out := Tensors{"dx": b.Read(dx, in["dx"].Shape...)}
-			if dw != nil {
-				out["dw"] = b.Read(dw, in["dw"].Shape...)
-			}
-			return out
+			g := b.gradients(in, "dx", "dw")
+			b.Device.RMSNormBackward(Place, g["dx"], g["dw"], b.Tensor("dy", in["dy"]), b.Tensor("x", in["x"]), b.Tensor("w", in["w"]), b.Tensor("r", in["r"]))
+			return b.readAll(g, in)
 		},
 	})
 }
@@ -150,7 +143,11 @@ func rmsNormCases(m *Maker) {
 func rmsNormBackwardCases(m *Maker) {
 	for _, t := range []DType{F32, BF16} {
 		add := func(level Level, n normCase, weight bool, dx, dy func(r *random, n int) []float32) {
-			m.Add(level, t, n.reason, append(n.params(), Flag("dw", weight)), func(r *random) Tensors {
+			var optional []string
+			if weight {
+				optional = []string{"dx"}
+			}
+			m.gradients(level, t, n.reason, append(n.params(), Flag("dw", weight)), optional, func(r *random) Tensors {
 				in := n.inputs(r, t)
 				x := in["x"]
 				y, root := make([]float32, x.Len()), make([]float32, x.Len()/n.d)

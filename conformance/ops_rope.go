@@ -41,7 +41,7 @@ func init() {
 			return Tensors{"dx": dx}, nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			dx := b.Tensor("dx", in["dx"])
+			dx := b.State("dx", in["dx"])
 			b.Device.RoPEBackward(Place, dx, b.Tensor("dy", in["dy"]), b.Tensor("cos", in["cos"]), b.Tensor("sin", in["sin"]),
 				b.Ints("positions", in["positions"]))
 			return Tensors{"dx": b.Read(dx, in["dx"].Shape...)}

@@ -12,11 +12,10 @@ func init() {
 	register(
 		&Operation{
 			Name: "learning_rate", Of: "optim.Schedule.LR",
-			Formula: "steps I32 [n], optimizer steps taken; kind, peak, warmup, steps of the whole course → lr U8 [n, 8]: " +
-				"float64, little-endian. constant: peak. " +
-				"Below warmup: peak·(step/warmup). constant_with_warmup: peak. x = max(0, (steps − step)/max(1, steps − " +
-				"warmup)); linear: peak·x; " +
-				"cosine: peak·s², s the correctly rounded float32 sine of round32(π/2·x). All but s in float64.",
+			Formula: "steps I32 [n], each a number of optimizer steps taken; kind, peak, warmup, of: the steps of the whole course → lr U8 [n, 8]: " +
+				"for each step a float64, little-endian. kind constant: peak, whatever warmup is. The others: peak·(step/warmup) where step < " +
+				"warmup, from there on constant_with_warmup: peak; linear: peak·x, x = max(0, (of − step)/max(1, of − warmup)); cosine: peak·s², s " +
+				"the correctly rounded float32 sine of round32(π/2·x). All but s in float64, each step rounded. Another kind must be rejected.",
 			Cases: learningRateCases,
 			Reference: func(c *Case, in Tensors) (Tensors, error) {
 				s := optim.Schedule{Kind: c.Param("kind"), Warmup: c.Int("warmup"), Steps: c.Int("of")}
@@ -45,8 +44,8 @@ func init() {
 		},
 		&Operation{
 			Name: "clip_scale", Of: "optim.ClipScale",
-			Formula: "norm F32 [n], max_norm → scale F32 [n] = min(1, max_norm/(norm + 1e-6)), each step in float32; 1 where " +
-				"max_norm is 0. NaN stays.",
+			Formula: "norm F32 [n], max_norm → scale F32 [n] = min(1, max_norm/(norm + 1e-6)), each step in float32; 1 " +
+				"where max_norm is 0. NaN stays.",
 			Cases: clipCases,
 			Reference: func(c *Case, in Tensors) (Tensors, error) {
 				y := make([]float32, in["norm"].Len())

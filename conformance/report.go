@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -201,20 +202,21 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	}{kind{"summary"}, r.Total, total.Cases, counts, r.Unmet, r.Notes, r.Err() == nil, r.Took.Seconds()})
 }
 
-// inJSON is a share, or −1 where a bound of 0 was missed, for JSON has no infinity.
+// inJSON is a share, or −1 where a bound of 0 was missed, for JSON has neither infinity nor NaN.
 func inJSON(share float64) float64 {
-	if share > 1e300 {
+	if !(share <= 1e300) {
 		return -1
 	}
 	return share
 }
 
-// The parts of JUnit's format that readers of it agree on.
+// The parts of JUnit's format that Ant and Surefire agree on.
 type (
 	junitSuites struct {
 		XMLName  xml.Name     `xml:"testsuites"`
 		Tests    int          `xml:"tests,attr"`
 		Failures int          `xml:"failures,attr"`
+		Errors   int          `xml:"errors,attr"`
 		Skipped  int          `xml:"skipped,attr"`
 		Time     string       `xml:"time,attr"`
 		Suites   []junitSuite `xml:"testsuite"`
@@ -223,9 +225,12 @@ type (
 		Name       string          `xml:"name,attr"`
 		Tests      int             `xml:"tests,attr"`
 		Failures   int             `xml:"failures,attr"`
+		Errors     int             `xml:"errors,attr"` // 0: what goes wrong is a failure
 		Skipped    int             `xml:"skipped,attr"`
 		Time       string          `xml:"time,attr"`
-		Properties []junitProperty `xml:"properties>property,omitempty"`
+		Timestamp  string          `xml:"timestamp,attr"`
+		Hostname   string          `xml:"hostname,attr"`
+		Properties []junitProperty `xml:"properties>property"`
 		Cases      []junitCase     `xml:"testcase"`
 	}
 	junitProperty struct {
@@ -245,15 +250,22 @@ type (
 	}
 )
 
-// WriteJUnit writes JUnit XML: a suite an operation, and one for what was required and for cases that were not reached. What is not
-// supported, and what is waived, is skipped.
+// WriteJUnit writes JUnit XML: a suite an operation, each with the statement as its properties, and one, "run", for requirements that are
+// not met and for cases that were not reached. What is not supported, and what is waived, is skipped.
 func (r *Report) WriteJUnit(w io.Writer) error {
 	seconds := func(d time.Duration) string { return fmt.Sprintf("%.6f", d.Seconds()) }
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	empty := junitSuite{Timestamp: r.Statement.Begun.Format("2006-01-02T15:04:05"), Hostname: host, Properties: r.properties()}
 	list, total := r.Summaries()
 	all := junitSuites{Time: seconds(r.Took)}
 	results := r.Results
 	for _, s := range list {
-		suite := junitSuite{Name: s.Operation, Tests: s.Cases, Failures: s.Counts[Failed], Skipped: s.Counts[NotSupported] + s.Counts[Waived], Time: seconds(s.Took)}
+		suite := empty
+		suite.Name, suite.Tests, suite.Time = s.Operation, s.Cases, seconds(s.Took)
+		suite.Failures, suite.Skipped = s.Counts[Failed], s.Counts[NotSupported]+s.Counts[Waived]
 		for _, result := range results[:s.Cases] {
 			c := junitCase{Name: result.Case.Name(), Classname: s.Operation, Time: seconds(result.Took)}
 			switch result.Verdict {
@@ -267,17 +279,22 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 		results = results[s.Cases:]
 		all.Suites = append(all.Suites, suite)
 	}
-	whole := junitSuite{Name: "run", Time: seconds(0), Properties: r.properties()}
-	missing := r.Unmet
+	whole := empty
+	whole.Name, whole.Time = "run", seconds(0)
+	fail := func(name, why string) {
+		whole.Cases = append(whole.Cases, junitCase{Name: name, Classname: "run", Time: seconds(0), Failure: &junitDetail{Message: why}})
+	}
+	for n, why := range r.Unmet {
+		fail(fmt.Sprintf("requirement %d", n+1), why)
+	}
 	if total.Cases < r.Total {
-		missing = append(missing[:len(missing):len(missing)], fmt.Sprintf("stopped after %d of %d cases", total.Cases, r.Total))
+		fail("interrupted", fmt.Sprintf("stopped after %d of %d cases", total.Cases, r.Total))
 	}
-	for n, why := range missing {
-		whole.Cases = append(whole.Cases, junitCase{Name: fmt.Sprintf("requirement %d", n+1), Classname: "run", Time: seconds(0), Failure: &junitDetail{Message: why}})
+	whole.Tests, whole.Failures = len(whole.Cases), len(whole.Cases)
+	if len(whole.Cases) > 0 {
+		all.Suites = append(all.Suites, whole)
 	}
-	whole.Tests, whole.Failures = len(missing), len(missing)
-	all.Suites = append(all.Suites, whole)
-	all.Tests, all.Failures = total.Cases+len(missing), total.Counts[Failed]+len(missing)
+	all.Tests, all.Failures = total.Cases+whole.Tests, total.Counts[Failed]+whole.Failures
 	all.Skipped = total.Counts[NotSupported] + total.Counts[Waived]
 	if _, err := io.WriteString(w, xml.Header); err != nil {
 		return err
@@ -287,7 +304,7 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 	if err := e.Encode(all); err != nil {
 		return err
 	}
-	_, err := io.WriteString(w, "\n")
+	_, err = io.WriteString(w, "\n")
 	return err
 }
 

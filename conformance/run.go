@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,16 +30,46 @@ type work struct {
 	c *Case
 }
 
-// list gives the selected cases: operations by name, each one's cases in their own order.
-func (s Selection) list() (list []work) {
+// list gives the selected cases: operations by name, each one's cases in their own order. For MaxElements it makes all inputs, unless
+// ctx is done.
+func (s Selection) list(ctx context.Context) (list []work, err error) {
 	for _, o := range Operations() {
 		for _, c := range o.List(s.Level) {
-			if (s.Only == nil || s.Only.MatchString(c.Name())) && (s.MaxElements == 0 || c.Inputs().elements() <= s.MaxElements) {
+			if s.Only == nil || s.Only.MatchString(c.Name()) {
 				list = append(list, work{o, c})
 			}
 		}
 	}
-	return list
+	if s.MaxElements == 0 {
+		return list, nil
+	}
+	large := make([]bool, len(list))
+	each(ctx, len(list), func(at int) { large[at] = list[at].c.Inputs().elements() > s.MaxElements })
+	var small []work
+	for at, w := range list {
+		if !large[at] {
+			small = append(small, w)
+		}
+	}
+	return small, ctx.Err()
+}
+
+// each calls f with 0 to n−1, as many at once as there are processors to use. Once ctx is done no call is begun.
+func each(ctx context.Context, n int, f func(at int)) {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), n) {
+		group.Go(func() {
+			for ctx.Err() == nil {
+				at := int(next.Add(1)) - 1
+				if at >= n {
+					return
+				}
+				f(at)
+			}
+		})
+	}
+	group.Wait()
 }
 
 func (ts Tensors) elements() (n int) {
@@ -47,19 +79,20 @@ func (ts Tensors) elements() (n int) {
 	return n
 }
 
-// Cases gives the selected cases in the order in which they are reported.
-func (s Selection) Cases() (cases []*Case) {
-	for _, w := range s.list() {
+// Cases gives the selected cases in the order in which they are reported, or that ctx is done.
+func (s Selection) Cases(ctx context.Context) (cases []*Case, err error) {
+	list, err := s.list(ctx)
+	for _, w := range list {
 		cases = append(cases, w.c)
 	}
-	return cases
+	return cases, err
 }
 
 // Options are the settings of a run.
 type Options struct {
 	Selection
 	Waivers []Waiver
-	// Require names operations, or patterns of names of cases, that must be there and supported.
+	// Require names operations, or patterns of names of cases, that must be there, supported and not waived.
 	Require []string
 	// Progress is called after every case, one call at a time.
 	Progress func(done, total int, r Result)
@@ -78,11 +111,9 @@ type plan struct {
 	require []requirement
 }
 
+// check gives the plan without its list.
 func (o Options) check() (s plan, err error) {
-	s = plan{Options: o, list: o.list()}
-	if len(s.list) == 0 {
-		return s, ErrNoCase
-	}
+	s = plan{Options: o}
 	if s.now.IsZero() {
 		s.now = time.Now()
 	}
@@ -93,10 +124,23 @@ func (o Options) check() (s plan, err error) {
 	return s, err
 }
 
+func (i *Implementation) plan(ctx context.Context, o Options) (s plan, err error) {
+	if err := Arithmetic(i.Arithmetic).check(); err != nil {
+		return s, fmt.Errorf("%s: %w", i.Name, err)
+	}
+	if s, err = o.check(); err != nil {
+		return s, err
+	}
+	if s.list, err = o.list(ctx); err == nil && len(s.list) == 0 {
+		err = ErrNoCase
+	}
+	return s, err
+}
+
 // Run judges the selected cases, as many at once as there are processors to use. Once ctx is done no case is begun; the report
 // then has those that were judged.
 func (i *Implementation) Run(ctx context.Context, o Options) (*Report, error) {
-	s, err := o.check()
+	s, err := i.plan(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -105,41 +149,39 @@ func (i *Implementation) Run(ctx context.Context, o Options) (*Report, error) {
 
 func (i *Implementation) run(ctx context.Context, s plan) *Report {
 	begun := time.Now()
-	r := &Report{Statement: i.state(s), Total: len(s.list), Unmet: i.unmet(s)}
-	r.Results = i.judgeAll(ctx, s)
+	r := &Report{Statement: i.state(s), Total: len(s.list)}
+	results := i.judgeAll(ctx, s)
 	r.Took = time.Since(begun)
-	for _, w := range s.waivers {
-		if !w.used.Load() {
-			r.Notes = append(r.Notes, fmt.Sprintf("waiver %s: no case that was judged has a name of the pattern %s", w.ID, w.Cases))
-		}
-	}
+	r.Unmet, r.Notes = s.unmet(results), s.waiverNotes()
+	r.Results = slices.DeleteFunc(results, func(r Result) bool { return r.Case == nil })
 	return r
 }
 
+// judgeAll gives the results in the plan's order; one without a case was not reached.
 func (i *Implementation) judgeAll(ctx context.Context, s plan) []Result {
 	results := make([]Result, len(s.list))
-	var next atomic.Int64
 	var lock sync.Mutex
-	var group sync.WaitGroup
 	done := 0
-	for range min(runtime.GOMAXPROCS(0), len(s.list)) {
-		group.Go(func() {
-			for ctx.Err() == nil {
-				at := int(next.Add(1)) - 1
-				if at >= len(s.list) {
-					return
-				}
-				results[at] = s.waive(i.Judge(s.list[at].o, s.list[at].c))
-				lock.Lock()
-				if done++; s.Progress != nil {
-					s.Progress(done, len(s.list), results[at])
-				}
-				lock.Unlock()
-			}
-		})
-	}
-	group.Wait()
-	return slices.DeleteFunc(results, func(r Result) bool { return r.Case == nil })
+	each(ctx, len(s.list), func(at int) {
+		results[at] = i.judge(s, s.list[at])
+		lock.Lock()
+		defer lock.Unlock()
+		if done++; s.Progress != nil {
+			s.Progress(done, len(s.list), results[at])
+		}
+	})
+	return results
+}
+
+// judge is Judge with the plan's waivers. A panic outside of the implementation, in a reference or a bound, fails its case alone, and no
+// waiver covers it.
+func (i *Implementation) judge(s plan, w work) (r Result) {
+	defer func() {
+		if p := recover(); p != nil {
+			r = Result{Case: w.c, Verdict: Failed, Detail: fmt.Sprintf("the suite itself panicked: %v\n%s", p, debug.Stack())}
+		}
+	}()
+	return s.waive(i.Judge(w.o, w.c))
 }
 
 // requirement is a name of an operation, or a pattern of names of cases.
@@ -168,17 +210,17 @@ func (r requirement) matches(w work) bool {
 	return r.pattern.MatchString(w.c.Name())
 }
 
-// unmet says of every requirement that is not met why.
-func (i *Implementation) unmet(s plan) (why []string) {
+// unmet says of every requirement that is not met why. What failed, and what was not reached, fails the run by itself.
+func (s plan) unmet(results []Result) (why []string) {
 	for _, r := range s.require {
 		found, lacks := false, ""
-		for _, w := range s.list {
+		for at, w := range s.list {
 			if !r.matches(w) {
 				continue
 			}
 			found = true
-			if _, err := i.function(w.o, w.c.DType); err != nil && lacks == "" {
-				lacks = fmt.Sprintf("required %s: %s is not supported: %v", r.text, w.c.Name(), err)
+			if v := results[at].Verdict; lacks == "" && (v == NotSupported || v == Waived) {
+				lacks = fmt.Sprintf("required %s: %s is %v: %s", r.text, w.c.Name(), v, results[at].Detail)
 			}
 		}
 		if !found {
@@ -206,7 +248,7 @@ func Reference() *Implementation {
 	}}
 }
 
-// Run judges a device in a Go test, a subtest an operation:
+// Run judges a device in a Go test, with a subtest for each operation and, in it, one for each case:
 //
 //	func TestConformance(t *testing.T) {
 //		conformance.Run(t, conformance.Quick, func() (op.Device, error) { return mine.Open() })
@@ -220,36 +262,55 @@ func Run(t *testing.T, level Level, open func() (op.Device, error)) {
 	i.Test(t, Options{Selection: Selection{Level: level}})
 }
 
-// Test is Run for any implementation and with all options. What is not supported, and what is waived, is logged; only what
-// failed fails.
+// Test is Run for any implementation and with all options but Progress. What is not supported, and what is waived, is skipped; only
+// what failed fails.
 func (i *Implementation) Test(t *testing.T, o Options) {
 	t.Helper()
-	s, err := o.check()
+	s, err := i.plan(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Log("\n" + i.state(s).String())
-	for _, why := range i.unmet(s) {
-		t.Error(why)
-	}
+	results := make([]Result, len(s.list)) // some stay empty: -run may leave subtests out
+	left := results
 	for list := range chunks(s.list) {
+		part := left[:len(list)]
+		left = left[len(list):]
 		t.Run(list[0].o.Name, func(t *testing.T) {
-			part := s
-			part.list = list
-			logged := map[string]bool{}
-			for _, r := range i.judgeAll(t.Context(), part) {
-				switch line := fmt.Sprintf("%v: %s", r.Verdict, r.Detail); {
-				case r.Verdict == Failed:
-					t.Errorf("%s", r.explain())
-				case r.Verdict == Waived:
-					t.Logf("%s: %s", r.Case.Name(), line)
-				case r.Verdict == NotSupported && !logged[line]:
-					logged[line] = true
-					t.Logf("%s/%s: %s", r.Case.Op, floats[r.Case.DType].short, line)
-				}
+			for at, w := range list {
+				t.Run(strings.TrimPrefix(w.c.Name(), w.o.Name+"/"), func(t *testing.T) {
+					t.Parallel()
+					part[at] = i.judge(s, w)
+					part[at].tell(t)
+				})
 			}
 		})
 	}
+	for _, why := range s.unmet(results) {
+		t.Error(why)
+	}
+	for _, note := range s.waiverNotes() {
+		t.Log(note)
+	}
+}
+
+// tell ends the subtest of a case.
+func (r Result) tell(t *testing.T) {
+	switch r.Verdict {
+	case Failed:
+		t.Errorf("%s  again: %s", r.explain(), testAgain(t.Name()))
+	case NotSupported, Waived:
+		t.Skipf("%v: %s", r.Verdict, r.Detail)
+	}
+}
+
+// testAgain is the command that runs one test once more.
+func testAgain(name string) string {
+	parts := strings.Split(name, "/")
+	for n, part := range parts {
+		parts[n] = "^" + regexp.QuoteMeta(part) + "$"
+	}
+	return "go test -run '" + strings.Join(parts, "/") + "'"
 }
 
 // chunks cuts a list into the operations' parts.

@@ -21,6 +21,15 @@ import (
 	"qlora/ref/op"
 )
 
+// casesOf are the selected cases.
+func casesOf(s Selection) []*Case {
+	cases, err := s.Cases(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return cases
+}
+
 // doing is an implementation of one function for everything.
 func doing(f Func) *Implementation {
 	return &Implementation{Name: "test", Do: func(*Operation, DType) (Func, error) { return f, nil }}
@@ -105,11 +114,11 @@ func TestVerdicts(t *testing.T) {
 // A device that truncates may be a little off where the operation has a bound, and nowhere else; the share tells how much.
 func TestBounded(t *testing.T) {
 	find := func(name string) (*Operation, *Case) {
-		for _, w := range (Selection{Level: Quick, Only: regexp.MustCompile("^" + regexp.QuoteMeta(name) + "$")}).list() {
-			return w.o, w.c
+		list, err := (Selection{Level: Quick, Only: regexp.MustCompile("^" + regexp.QuoteMeta(name) + "$")}).list(t.Context())
+		if err != nil || len(list) != 1 {
+			t.Fatal(name, err)
 		}
-		t.Fatal("no case " + name)
-		return nil, nil
+		return list[0].o, list[0].c
 	}
 	judge := func(name string, change func(out []float32)) Result {
 		o, c := find(name)
@@ -141,7 +150,7 @@ func TestBounded(t *testing.T) {
 
 func TestWaivers(t *testing.T) {
 	const day = "2026-03-31"
-	cases := Selection{Level: Smoke, Only: regexp.MustCompile("^add/f32/")}.Cases()
+	cases := casesOf(Selection{Level: Smoke, Only: regexp.MustCompile("^add/f32/")})
 	bad, good := cases[0].Name(), cases[1].Name()
 	i := &Implementation{Do: func(o *Operation, _ DType) (Func, error) {
 		return func(c *Case, in Tensors) (Tensors, error) {
@@ -179,8 +188,12 @@ func TestWaivers(t *testing.T) {
 	if r, by := run(day+" 00:00:00", waiver); by[good].Verdict != Failed || !strings.Contains(by[good].Detail, "take the waiver back") || r.Err() == nil {
 		t.Error(by[good], r.Err())
 	}
-	if _, by := run("2026-04-01 00:00:00", waiver); by[good].Verdict != Passed {
-		t.Error(by[good])
+	if r, by := run("2026-04-01 00:00:00", waiver); by[good].Verdict != Passed || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "waiver #7 expired on "+day+", and its cases that were judged pass") {
+		t.Error(by[good], r.Notes)
+	}
+	waiver.Cases = "add/.*" // one of them fails still
+	if r, _ := run("2026-04-01 00:00:00", waiver); len(r.Notes) != 0 {
+		t.Error(r.Notes)
 	}
 	waiver.Cases = bad[:len(bad)-1] // a part of the name is not the name
 	if r, by := run(day+" 00:00:00", waiver); by[bad].Verdict != Failed || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "#7") {
@@ -203,6 +216,7 @@ func TestParseWaivers(t *testing.T) {
 		"[" + strings.Replace(good, `add/.*`, `(`, 1) + "]":        "missing closing )",
 		"[" + strings.Replace(good, `2026-03-31`, `soon`, 1) + "]": `expires "soon"`,
 		"[" + strings.Replace(good, `reason`, `why`, 1) + "]":      `unknown field "why"`,
+		"[" + strings.Replace(good, `{`, `{"id":"c",`, 1) + "]":    `the key "id" stands there twice`,
 	} {
 		if _, err := ParseWaivers([]byte(text), "w.json"); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "w.json: ") {
 			t.Errorf("%s: %v, want %s", text, err, want)
@@ -235,11 +249,42 @@ func TestRequire(t *testing.T) {
 			t.Errorf("%s: %q, want %q", require, got, want)
 		}
 	}
+	wrong := doing(func(*Case, Tensors) (Tensors, error) { return nil, nil })
+	r, err := wrong.Run(t.Context(), Options{Selection: Selection{Only: only}, Waivers: []Waiver{{"W", ".*", "known", "9999-01-01"}}, Require: []string{"add"}})
+	if err != nil || len(r.Unmet) != 1 || !strings.Contains(r.Unmet[0], "is waived: waiver W") || r.Err() == nil {
+		t.Error(err, r.Unmet)
+	}
 	if _, err := i.Run(t.Context(), Options{Require: []string{"("}}); err == nil {
 		t.Error("a broken pattern was taken")
 	}
 	if _, err := i.Run(t.Context(), Options{Selection: Selection{Only: regexp.MustCompile("nosuch")}}); !errors.Is(err, ErrNoCase) {
 		t.Error(err)
+	}
+}
+
+// An arithmetic that would let anything pass is refused before a case is judged.
+func TestArithmeticLimits(t *testing.T) {
+	for field, a := range map[string]op.Arithmetic{"unit": {Unit: 0x1.8p-8}, "elementary": {Elementary: math.NaN()}, "block": {Block: 1<<16 + 1}, "split_k": {SplitK: -1}} {
+		i := Reference()
+		i.Arithmetic = a
+		if r, err := i.Run(t.Context(), Options{}); err == nil || !strings.Contains(err.Error(), "ref: arithmetic: "+field+" is ") {
+			t.Error(field, err, r)
+		}
+	}
+	i := Reference()
+	i.Arithmetic = op.Arithmetic{Unit: 0x1p-8, Elementary: 0x1p-8, Block: 1 << 16, SplitK: 1 << 16}
+	if _, err := i.Run(t.Context(), Options{Selection: Selection{Only: regexp.MustCompile("^sum/")}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A reference that panics fails its case.
+func TestSuitePanics(t *testing.T) {
+	o := &Operation{Name: "doubling", Reference: func(*Case, Tensors) (Tensors, error) { panic("a bug") }}
+	s := plan{list: []work{{o, caseOf(1)}, {doubling, caseOf(2)}}}
+	r := doing(doubling.Reference).judgeAll(t.Context(), s)
+	if r[0].Verdict != Failed || !strings.HasPrefix(r[0].Detail, "the suite itself panicked: a bug") || r[1].Verdict != Passed {
+		t.Error(r)
 	}
 }
 
@@ -280,6 +325,13 @@ func TestStop(t *testing.T) {
 		t.Fatal(err, len(r.Results))
 	}
 	if err := r.Err(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("stopped after %d of %d cases", len(r.Results), r.Total)) {
+		t.Error(err)
+	}
+	var junit bytes.Buffer
+	if err := r.WriteJUnit(&junit); err != nil || !strings.Contains(junit.String(), `<testcase name="interrupted" classname="run"`) {
+		t.Error(err, junit.String())
+	}
+	if _, err := Reference().Run(ctx, Options{Selection: Selection{MaxElements: 100}}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -332,7 +384,7 @@ func TestReports(t *testing.T) {
 	if again == nil {
 		t.Fatal(console.String())
 	}
-	if cases := (Selection{Level: Quick, Only: regexp.MustCompile(again[1])}).Cases(); len(cases) != 1 || !strings.Contains(console.String(), "failed: "+cases[0].Name()+"\n") {
+	if cases := casesOf(Selection{Level: Quick, Only: regexp.MustCompile(again[1])}); len(cases) != 1 || !strings.Contains(console.String(), "failed: "+cases[0].Name()+"\n") {
 		t.Error(again[1], cases)
 	}
 
@@ -386,6 +438,9 @@ func TestReports(t *testing.T) {
 	}
 	tests, failures, skipped := 0, 0, 0
 	for _, s := range suites.Suites {
+		if _, err := time.Parse("2006-01-02T15:04:05", s.Timestamp); err != nil || s.Hostname == "" || !slices.Contains(s.Properties, junitProperty{"device", "mine"}) {
+			t.Error(s.Name, err, s.Hostname, s.Properties)
+		}
 		for _, c := range s.Cases {
 			tests++
 			if c.Failure != nil {
@@ -398,6 +453,11 @@ func TestReports(t *testing.T) {
 	}
 	if tests != suites.Tests || failures != suites.Failures || skipped != suites.Skipped || failures != total.Counts[Failed]+1 || tests != total.Cases+1 || skipped != total.Counts[NotSupported]+total.Counts[Waived] {
 		t.Error(tests, failures, skipped, suites.Tests, suites.Failures, suites.Skipped)
+	}
+	r.Unmet = nil
+	junit.Reset()
+	if err := r.WriteJUnit(&junit); err != nil || strings.Contains(junit.String(), `"run"`) || !strings.Contains(junit.String(), ` errors="0" `) {
+		t.Error(err, "a suite of nothing")
 	}
 }
 
@@ -424,8 +484,8 @@ func (s before) Add(at op.At, y, a, b *op.Tensor) {
 }
 
 func (s greedy) Add(at op.At, y, a, b *op.Tensor) {
-	s.Plain.Add(at, a, a, b)
 	s.Plain.Add(at, y, a, b)
+	s.Plain.Add(at, a, a, b) // when the result is there already
 }
 
 // crashed counts how many devices were opened.
@@ -446,7 +506,7 @@ func TestGuards(t *testing.T) {
 	}{
 		"after":  {func(p *op.Plain) op.Device { return stray{p} }, "it wrote outside of conformance/y"},
 		"before": {func(p *op.Plain) op.Device { return before{p} }, "it wrote outside of conformance/y"},
-		"input":  {func(p *op.Plain) op.Device { return greedy{p} }, "differ"},
+		"input":  {func(p *op.Plain) op.Device { return greedy{p} }, "it changed its input conformance/a"},
 	} {
 		i, err := OnDevice(func() (op.Device, error) { return test.open(op.NewPlain(0)), nil })
 		if err != nil {
@@ -481,22 +541,33 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestOfDevice runs Run on a bad device in a process of its own, and expects that process to fail.
+// TestOfDevice runs Run on a bad device in a process of its own, and expects that process to fail, and once more the case that it names.
 func TestOfDevice(t *testing.T) {
 	if os.Getenv("CONFORMANCE_BAD") != "" {
 		Run(t, Smoke, func() (op.Device, error) { return stray{op.NewPlain(0)}, nil })
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestOfDevice$/^(add|gate)$", "-test.v")
-	cmd.Env = append(os.Environ(), "CONFORMANCE_BAD=1")
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		t.Errorf("a bad device passed:\n%s", out)
+	bad := func(run string) []byte {
+		cmd := exec.Command(os.Args[0], "-test.run="+run, "-test.v")
+		cmd.Env = append(os.Environ(), "CONFORMANCE_BAD=1")
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			t.Errorf("a bad device passed:\n%s", out)
+		}
+		return out
 	}
-	for _, want := range []string{"--- FAIL: TestOfDevice/add", "--- PASS: TestOfDevice/gate", "it wrote outside of conformance/y", "device    ref"} {
+	out := bad("^TestOfDevice$/^(add|gate)$")
+	for _, want := range []string{"--- FAIL: TestOfDevice/add ", "--- FAIL: TestOfDevice/add/f32/n=33/random#1 ", "--- PASS: TestOfDevice/gate ", "it wrote outside of conformance/y", "device    ref"} {
 		if !bytes.Contains(out, []byte(want)) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
+	}
+	again := regexp.MustCompile(`again: go test -run '(.*/\^f32\$/\^n=33\$/\^random#1\$)'`).FindSubmatch(out)
+	if again == nil {
+		t.Fatalf("%s", out)
+	}
+	if out := bad(string(again[1])); bytes.Count(out, []byte("--- FAIL: TestOfDevice/add/")) != 1 || bytes.Contains(out, []byte("--- PASS: TestOfDevice/add/")) {
+		t.Errorf("%s", out)
 	}
 }
 

@@ -121,6 +121,10 @@ func (s *schema) word(word string, arg any, rule map[string]any, v any, where st
 		if isNumber && number < arg.(float64) {
 			return fail("%v is below %v", number, arg)
 		}
+	case "maximum":
+		if isNumber && number > arg.(float64) {
+			return fail("%v is above %v", number, arg)
+		}
 	case "pattern":
 		p := s.patterns[arg.(string)]
 		if p == nil {
@@ -199,7 +203,8 @@ func TestSchemaBites(t *testing.T) {
 		"manifest": {`{}`, `{"schema":"qlora-conformance/2"}`, `[]`},
 		"values":   {`{"dtype":"F32","shape":[1],"values":["1.5"]}`, `{"dtype":"F64","shape":[],"values":[]}`, `{"dtype":"U8","shape":[-1],"values":[]}`, `{"dtype":"U8","shape":[1],"values":[1.5]}`},
 		"file":     {`{"dtype":"F32","shape":[1],"file":"../x.safetensors"}`, `{"dtype":"F32","shape":[1],"file":"inputs/x.json"}`},
-		"declare":  {`{}`, `{"name":""}`, `{"name":"x","arithmetic":{"units":1}}`, `{"name":"x","not_supported":{"add":""}}`},
+		"declare": {`{}`, `{"name":""}`, `{"name":"x","arithmetic":{"units":1}}`, `{"name":"x","arithmetic":{"unit":0.004}}`, `{"name":"x","not_supported":{"add":""}}`,
+			`{"name":"a\nb"}`, `{"name":"x","driver":"\u001b"}`},
 		"rejected": {`{}`, `[1]`},
 	} {
 		for _, text := range texts {

@@ -58,10 +58,16 @@ func (a Arithmetic) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// check refuses what no arithmetic can be.
+// check refuses what no device has. The limits are bfloat16's unit roundoff, and far more products or accumulators than any
+// hardware's: beyond them a bound would let anything pass.
 func (a Arithmetic) check() error {
-	if !(a.Unit >= 0 && a.Unit < 1 && a.Elementary >= 0 && a.Elementary < 1 && a.Block >= 0 && a.SplitK >= 0) {
-		return fmt.Errorf("arithmetic: want unit and elementary from 0 to below 1, block and split_k from 0, found %+v", op.Arithmetic(a))
+	for _, f := range []struct {
+		name         string
+		value, limit float64
+	}{{"unit", a.Unit, 0x1p-8}, {"elementary", a.Elementary, 0x1p-8}, {"block", float64(a.Block), 1 << 16}, {"split_k", float64(a.SplitK), 1 << 16}} {
+		if !(f.value >= 0 && f.value <= f.limit) { // nor NaN
+			return fmt.Errorf("arithmetic: %s is %v: want 0 to %v", f.name, f.value, f.limit)
+		}
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,8 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode"
 
-	"qlora/ref/checkpoint"
 	"qlora/ref/op"
 )
 
@@ -40,6 +42,13 @@ type answers struct {
 // Verify judges the answers found in the folder of an export, by the same rules as Run. Of o, Only selects among the cases
 // that were exported, and Level is the export's. What is wrong with the files themselves, and no answer's fault, is an error.
 func Verify(ctx context.Context, dir string, o Options) (*Report, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() { // and a pipe would be waited for
+		return nil, fmt.Errorf("%s: want the folder of an export; an archive must be unpacked first", dir)
+	}
 	root, err := os.OpenRoot(dir) // no name, and no link, leads out of it
 	if err != nil {
 		return nil, err
@@ -53,21 +62,28 @@ func Verify(ctx context.Context, dir string, o Options) (*Report, error) {
 }
 
 func verify(ctx context.Context, fsys fs.FS, o Options) (*Report, error) {
-	m, err := readManifest(fsys)
-	if err != nil {
-		return nil, err
-	}
-	exported, err := m.cases()
-	if err != nil {
-		return nil, err
-	}
-	o.Level, _ = ParseLevel(m.Level)
-	o.MaxElements = m.Max
 	s, err := o.check()
 	if err != nil {
 		return nil, err
 	}
-	s.list = slices.DeleteFunc(s.list, func(w work) bool { return exported[w.c.Name()] == nil })
+	m, err := readManifest(fsys)
+	if err != nil {
+		return nil, err
+	}
+	selection, err := m.selection()
+	if err != nil {
+		return nil, err
+	}
+	own, err := selection.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	exported, err := m.cases(newManifest(selection, own), own)
+	if err != nil {
+		return nil, err
+	}
+	s.Level, s.MaxElements = selection.Level, selection.MaxElements
+	s.list = slices.DeleteFunc(own, func(w work) bool { return s.Only != nil && !s.Only.MatchString(w.c.Name()) })
 	if len(s.list) == 0 {
 		return nil, ErrNoCase
 	}
@@ -102,51 +118,75 @@ func verify(ctx context.Context, fsys fs.FS, o Options) (*Report, error) {
 	return r, nil
 }
 
-// cases holds the manifest's list against this suite's: both must select the same.
-func (m *manifest) cases() (map[string]*savedCase, error) {
-	fail := func(format string, v ...any) (map[string]*savedCase, error) {
-		return nil, fmt.Errorf("%s: %s", manifestFile, fmt.Sprintf(format, v...))
+// selection is what was exported.
+func (m *manifest) selection() (s Selection, err error) {
+	s.MaxElements = m.Max
+	if s.Level, err = ParseLevel(m.Level); err != nil {
+		return s, fmt.Errorf("%s: %w", manifestFile, err)
 	}
-	level, err := ParseLevel(m.Level)
-	if err != nil {
-		return fail("%v", err)
-	}
-	s := Selection{Level: level, MaxElements: m.Max}
 	if m.Only != "" {
 		if s.Only, err = regexp.Compile(m.Only); err != nil {
-			return fail("only: %v", err)
+			return s, fmt.Errorf("%s: only: %w", manifestFile, err)
 		}
+	}
+	return s, nil
+}
+
+// cases gives the manifest's cases by name. They, and the parts before them, must be those that this suite selects and writes; inputs
+// are compared when they are used.
+func (m *manifest) cases(want manifest, own []work) (map[string]*savedCase, error) {
+	fail := func(format string, v ...any) (map[string]*savedCase, error) {
+		return nil, fmt.Errorf("%s: %s: it was changed, or made by another version of the suite; export again", manifestFile, fmt.Sprintf(format, v...))
 	}
 	exported := map[string]*savedCase{}
 	for i := range m.Cases {
 		c := &m.Cases[i]
 		if exported[c.Name] != nil {
-			return fail("case %s is there twice", c.Name)
+			return fail("case %q is there twice", c.Name)
 		}
 		exported[c.Name] = c
 	}
-	own := s.Cases()
-	for _, c := range own {
-		if exported[c.Name()] == nil {
-			return fail("case %s is missing, which its selection has: it was changed, or made by another version of the suite; export again", c.Name())
+	for _, w := range own {
+		c := exported[w.c.Name()]
+		if c == nil {
+			return fail("case %s is missing, which its selection has", w.c.Name())
+		}
+		found := *c
+		found.Inputs, found.Outputs = nil, nil
+		if !sameJSON(found, w.c.saved()) {
+			return fail("case %s has other settings here", c.Name)
 		}
 	}
 	if len(own) != len(exported) {
-		for _, c := range own {
-			delete(exported, c.Name())
+		for _, w := range own {
+			delete(exported, w.c.Name())
 		}
-		return fail("case %s is none of its selection: it was changed, or made by another version of the suite; export again", slices.Min(slices.Collect(maps.Keys(exported))))
+		return fail("case %q is none of its selection", slices.Min(slices.Collect(maps.Keys(exported))))
+	}
+	for _, part := range []struct {
+		name        string
+		found, want any
+	}{{"place", m.Place, want.Place}, {"tables", m.Tables, want.Tables}, {"reasons", m.Reasons, want.Reasons}, {"operations", m.Operations, want.Operations}} {
+		if !sameJSON(part.found, part.want) {
+			return fail("%q is not this suite's", part.name)
+		}
 	}
 	return exported, nil
 }
 
+func sameJSON(a, b any) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
 // safetensors are open files.
 type safetensors struct {
-	files map[string]*checkpoint.File
+	files map[string]*tensorFile
 }
 
 func openInputs(fsys fs.FS, exported map[string]*savedCase) (s safetensors, err error) {
-	s = safetensors{map[string]*checkpoint.File{}}
+	s = safetensors{map[string]*tensorFile{}}
 	for _, c := range exported {
 		for name, t := range c.Inputs {
 			if t.File == "" || s.files[t.File] != nil {
@@ -156,7 +196,7 @@ func openInputs(fsys fs.FS, exported map[string]*savedCase) (s safetensors, err 
 				s.close()
 				return s, fmt.Errorf("%s: case %s: input %s: file %q is not in %s/", manifestFile, c.Name, name, t.File, inputsDir)
 			}
-			if s.files[t.File], err = checkpoint.Open(fsys, t.File); err != nil {
+			if s.files[t.File], err = openTensors(fsys, t.File); err != nil {
 				delete(s.files, t.File)
 				s.close()
 				return s, err
@@ -174,6 +214,11 @@ func (s safetensors) close() {
 
 // compare says which of a case's inputs in the export is not the one that this suite makes.
 func (s safetensors) compare(c *savedCase, in Tensors) error {
+	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
+		if _, ok := in[name]; !ok {
+			return fmt.Errorf("%s: case %s: input %q is one too many", manifestFile, c.Name, name)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(in)) {
 		saved, ok := c.Inputs[name]
 		var t Tensor
@@ -182,11 +227,11 @@ func (s safetensors) compare(c *savedCase, in Tensors) error {
 		case !ok:
 			err = errors.New("it is missing")
 		case saved.File != "":
-			t, err = fromFile(s.files[saved.File], c.Name+":"+name)
+			t, err = s.files[saved.File].read(c.Name + ":" + name)
 		default:
 			t, err = saved.tensor()
 		}
-		if err == nil && !same(Tensors{name: in[name]}, Tensors{name: t}) {
+		if err == nil && (saved.DType != t.DType || !slices.Equal(saved.Shape, t.Shape) || !same(Tensors{name: in[name]}, Tensors{name: t})) {
 			err = errors.New("it is not what this version of the suite makes; export again")
 		}
 		if err != nil {
@@ -197,7 +242,7 @@ func (s safetensors) compare(c *savedCase, in Tensors) error {
 }
 
 func readAnswers(fsys fs.FS) (a *answers, err error) {
-	a = &answers{safetensors: safetensors{map[string]*checkpoint.File{}}, names: map[string][]string{}, rejected: map[string]bool{}}
+	a = &answers{safetensors: safetensors{map[string]*tensorFile{}}, names: map[string][]string{}, rejected: map[string]bool{}}
 	if err := readJSON(fsys, path.Join(answersDir, declareFile), &a.declaration); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w: it says who answered, and how it computes", err)
@@ -212,6 +257,9 @@ func readAnswers(fsys fs.FS) (a *answers, err error) {
 		return nil, err
 	}
 	for _, name := range rejected {
+		if !printable(name) {
+			return nil, fmt.Errorf("%s/%s: %q has characters that do not print", answersDir, rejectedFile, name)
+		}
 		a.rejected[name] = true
 	}
 	entries, err := fs.ReadDir(fsys, answersDir)
@@ -222,23 +270,44 @@ func readAnswers(fsys fs.FS) (a *answers, err error) {
 		name, isTensors := strings.CutSuffix(e.Name(), ".safetensors")
 		if _, err := Lookup(name); err != nil || !isTensors {
 			if e.Name() != declareFile && e.Name() != rejectedFile {
-				a.notes = append(a.notes, fmt.Sprintf("%s/%s is no operation's answers", answersDir, e.Name()))
+				a.notes = append(a.notes, fmt.Sprintf("%q in %s/ is no operation's answers", e.Name(), answersDir))
 			}
 			continue
 		}
-		if a.files[name], err = checkpoint.Open(fsys, path.Join(answersDir, e.Name())); err != nil {
-			delete(a.files, name)
+		if err := a.open(fsys, name); err != nil {
 			a.close()
 			return nil, err
 		}
-		a.names[name] = a.files[name].Names()
 	}
 	return a, nil
+}
+
+// open opens an operation's answers.
+func (a *answers) open(fsys fs.FS, name string) error {
+	f, err := openTensors(fsys, path.Join(answersDir, name+".safetensors"))
+	if err != nil {
+		return err
+	}
+	a.files[name], a.names[name] = f, f.Names()
+	for _, tensor := range a.names[name] {
+		if !printable(tensor) {
+			return fmt.Errorf("%s: the name of tensor %q has characters that do not print", f.Name, tensor)
+		}
+	}
+	return nil
+}
+
+// printable says whether a client's text may stand in a report: a newline in it would write lines of its own.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 func (d *declaration) check() error {
 	if d.Name == "" {
 		return errors.New("name is empty")
+	}
+	if !printable(d.Name) || !printable(d.Driver) {
+		return fmt.Errorf("name %q or driver %q has characters that do not print", d.Name, d.Driver)
 	}
 	for _, what := range slices.Sorted(maps.Keys(d.NotSupported)) {
 		o, short, _ := strings.Cut(what, "/")
@@ -250,6 +319,9 @@ func (d *declaration) check() error {
 		}
 		if d.NotSupported[what] == "" {
 			return fmt.Errorf("not_supported: %s: say why", what)
+		}
+		if !printable(d.NotSupported[what]) {
+			return fmt.Errorf("not_supported: %s: %q has characters that do not print", what, d.NotSupported[what])
 		}
 	}
 	return d.Arithmetic.check()
@@ -319,7 +391,7 @@ func (a *answers) find(c *Case) (Tensors, error) {
 		if !ok {
 			break
 		}
-		t, err := fromFile(a.files[c.Op], tensor)
+		t, err := a.files[c.Op].read(tensor)
 		if err != nil {
 			return nil, &broken{err.Error()}
 		}

@@ -48,7 +48,7 @@ func exportFiles(o ExportOptions) (files fstest.MapFS, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(parent)) }()
 	dir := filepath.Join(parent, "export")
-	if err := Export(context.Background(), dir, o); err != nil {
+	if _, err := Export(context.Background(), dir, o); err != nil {
 		return nil, err
 	}
 	files = fstest.MapFS{}
@@ -86,7 +86,7 @@ func TestExportIsAnswered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Err(); err != nil || len(r.Results) != len(some.Cases()) || len(r.Notes) > 0 || r.Statement.Device != "copy" || r.Statement.Only != some.Only.String() {
+	if err := r.Err(); err != nil || len(r.Results) != len(casesOf(some)) || len(r.Notes) > 0 || r.Statement.Device != "copy" || r.Statement.Only != some.Only.String() {
 		t.Error(err, len(r.Results), r.Notes, r.Statement)
 	}
 	rejected := 0
@@ -101,7 +101,7 @@ func TestExportIsAnswered(t *testing.T) {
 	if rejected == 0 {
 		t.Error("no case had to be rejected")
 	}
-	if r, err = Verify(t.Context(), dir, Options{Selection: Selection{Only: regexp.MustCompile("^add/bf16")}}); err != nil || r.Total == 0 || r.Total >= len(some.Cases()) {
+	if r, err = Verify(t.Context(), dir, Options{Selection: Selection{Only: regexp.MustCompile("^add/bf16")}}); err != nil || r.Total == 0 || r.Total >= len(casesOf(some)) {
 		t.Error(err, r)
 	}
 	if _, err = Verify(t.Context(), dir, Options{Selection: Selection{Only: regexp.MustCompile("^rope")}}); !errors.Is(err, ErrNoCase) {
@@ -129,7 +129,7 @@ func answersOf(t *testing.T, dir, o string) map[string]Tensor {
 func TestAnswersAreJudged(t *testing.T) {
 	const add, quantize = "add/f32/n=33/random#1", "nf4_quantize/f32/n=64/bs=64/random#1"
 	var bad string
-	for _, c := range some.Cases() {
+	for _, c := range casesOf(some) {
 		if c.Reason == "not-finite" {
 			bad = c.Name()
 		}
@@ -171,7 +171,7 @@ func TestAnswersAreJudged(t *testing.T) {
 		"an unknown case": {change: func(t *testing.T, _ string, a, _ map[string]Tensor) { a["add/f32/n=33/random#99:y"] = a[add+":y"] },
 			note: "answers/add.safetensors: 1 tensors answer no case of that operation in the manifest: add/f32/n=33/random#99:y"},
 		"an unknown file": {change: func(t *testing.T, dir string, _, _ map[string]Tensor) { write(t, dir, "answers/sub.safetensors", "?") },
-			note: "answers/sub.safetensors is no operation's answers"},
+			note: `"sub.safetensors" in answers/ is no operation's answers`},
 		"an unknown case is rejected": {change: func(t *testing.T, dir string, _, _ map[string]Tensor) {
 			write(t, dir, "answers/rejected.json", rejectedAnd(t, dir, "add/none#1"))
 		}, note: "there is no case add/none#1"},
@@ -228,7 +228,7 @@ func TestAnswersAreJudged(t *testing.T) {
 
 // count is the number of exported cases whose names begin so.
 func count(prefix string) (n int) {
-	for _, c := range some.Cases() {
+	for _, c := range casesOf(some) {
 		if strings.HasPrefix(c.Name(), prefix) {
 			n++
 		}
@@ -262,7 +262,7 @@ func TestVerifyRefuses(t *testing.T) {
 		change func(t *testing.T, dir string)
 		want   []string
 	}{
-		"no manifest":   {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, manifestFile)) }, []string{manifestFile}},
+		"no manifest":   {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, manifestFile)) }, []string{"it is no export, for it has no " + manifestFile, "qlora conformance export DIR"}},
 		"no JSON":       {func(t *testing.T, dir string) { write(t, dir, manifestFile, "{") }, []string{manifestFile, "unexpected end"}},
 		"no version":    {func(t *testing.T, dir string) { write(t, dir, manifestFile, "{}") }, []string{manifestFile, `schema ""`, Schema}},
 		"a newer one":   {replace(`"schema":"qlora-conformance/1"`, `"schema":"qlora-conformance/2"`), []string{`"qlora-conformance/2"`}},
@@ -274,7 +274,24 @@ func TestVerifyRefuses(t *testing.T) {
 				return regexp.MustCompile(`(?m)^\{"name":"add/f32/n=33/random#1".*\n`).ReplaceAllString(s, "")
 			})
 		}, []string{"case add/f32/n=33/random#1 is missing"}},
-		"a case twice": {replace(`"name":"add/f32/n=33/random#1"`, `"name":"add/f32/n=1/random#1"`), []string{"add/f32/n=1/random#1 is there twice"}},
+		"a case twice":      {replace(`"name":"add/f32/n=33/random#1"`, `"name":"add/f32/n=1/random#1"`), []string{`"add/f32/n=1/random#1" is there twice`}},
+		"another parameter": {replace(`"n":33`, `"n":34`), []string{"case add/f32/n=33/random#1 has other settings here"}},
+		"another reason":    {replace(`"reason":"random"`, `"reason":"odd"`), []string{"case add/f32/n=1/random#1 has other settings here"}},
+		"another type":      {replace(`"dtype":"BF16","params"`, `"dtype":"F16","params"`), []string{"case add/bf16/n=1/random#1 has other settings here"}},
+		"another formula":   {replace(`"name":"add","of":"`, `"name":"add","of":"my`), []string{`"operations" is not this suite's`}},
+		"another table":     {replace(`"tables":{`, `"tables":{"mine":{"dtype":"U8","shape":[0],"values":[]},`), []string{`"tables" is not this suite's`}},
+		"another lesson":    {replace(`"teaches":"`, `"teaches":"not `), []string{`"reasons" is not this suite's`}},
+		"another place":     {replace(`"place":{"layer":3`, `"place":{"layer":4`), []string{`"place" is not this suite's`}},
+		"an input more": {func(t *testing.T, dir string) {
+			edit(t, dir, func(s string) string {
+				return regexp.MustCompile(`("name":"add/f32/n=1/random#1".*?"inputs":\{)`).ReplaceAllString(s, `$1"z":{"dtype":"U8","shape":[0],"values":[]},`)
+			})
+		}, []string{`case add/f32/n=1/random#1: input "z" is one too many`}},
+		"another shape of a file": {func(t *testing.T, dir string) {
+			edit(t, dir, func(s string) string {
+				return regexp.MustCompile(`"shape":\[257\],"file":"inputs/add`).ReplaceAllString(s, `"shape":[1,257],"file":"inputs/add`)
+			})
+		}, []string{"/n=257/random#1: input a: it is not what this version"}},
 		"another value": {func(t *testing.T, dir string) {
 			edit(t, dir, func(s string) string {
 				return regexp.MustCompile(`("name":"add/f32/n=1/random#1".*?"values":\[)"[^"]*"`).ReplaceAllString(s, `$1"0x1.8p+1"`)
@@ -285,14 +302,26 @@ func TestVerifyRefuses(t *testing.T) {
 				return regexp.MustCompile(`("name":"add/f32/n=1/random#1".*?"values":\[)"[^"]*"`).ReplaceAllString(s, `$1"1.5"`)
 			})
 		}, []string{"case add/f32/n=1/random#1: input a: value 0", "want it as 0x1.8p+0"}},
-		"a path out":           {replace(`"inputs/nf4_quantize.safetensors"`, `"../nf4_quantize.safetensors"`), []string{manifestFile, `"../nf4_quantize.safetensors" is not in inputs/`}},
-		"an absolute path":     {replace(`"inputs/nf4_quantize.safetensors"`, `"/etc/passwd"`), []string{`"/etc/passwd" is not in inputs/`}},
-		"a path through":       {replace(`"inputs/nf4_quantize.safetensors"`, `"inputs/../../x"`), []string{`is not in inputs/`}},
-		"no declaration":       {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "answers", declareFile)) }, []string{"answers/declare.json", "who answered"}},
-		"no name":              {declaring(`{}`), []string{"answers/declare.json: name is empty"}},
-		"an unknown setting":   {declaring(`{"name":"x","arithmetic":{"units":1}}`), []string{"answers/declare.json", "units"}},
-		"an impossible unit":   {declaring(`{"name":"x","arithmetic":{"unit":1.5}}`), []string{"answers/declare.json: arithmetic"}},
-		"a negative block":     {declaring(`{"name":"x","arithmetic":{"block":-1}}`), []string{"answers/declare.json: arithmetic"}},
+		"a path out":         {replace(`"inputs/nf4_quantize.safetensors"`, `"../nf4_quantize.safetensors"`), []string{manifestFile, `"../nf4_quantize.safetensors" is not in inputs/`}},
+		"an absolute path":   {replace(`"inputs/nf4_quantize.safetensors"`, `"/etc/passwd"`), []string{`"/etc/passwd" is not in inputs/`}},
+		"a path through":     {replace(`"inputs/nf4_quantize.safetensors"`, `"inputs/../../x"`), []string{`is not in inputs/`}},
+		"no declaration":     {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "answers", declareFile)) }, []string{"answers/declare.json", "who answered"}},
+		"no name":            {declaring(`{}`), []string{"answers/declare.json: name is empty"}},
+		"an unknown setting": {declaring(`{"name":"x","arithmetic":{"units":1}}`), []string{"answers/declare.json", "units"}},
+		"an impossible unit": {declaring(`{"name":"x","arithmetic":{"unit":0.004}}`), []string{"answers/declare.json: arithmetic: unit is 0.004: want 0 to 0.00390625"}},
+		"a negative block":   {declaring(`{"name":"x","arithmetic":{"block":-1}}`), []string{"answers/declare.json: arithmetic: block"}},
+		"a line more":        {declaring(`{"name":"x\ndeclares  exact"}`), []string{"answers/declare.json", `"x\ndeclares  exact"`, "do not print"}},
+		"a driver's line":    {declaring(`{"name":"x","driver":"\u001b[2J"}`), []string{"answers/declare.json", "do not print"}},
+		"a reason's line":    {declaring(`{"name":"x","not_supported":{"add":"no\ntotal"}}`), []string{"answers/declare.json: not_supported: add", "do not print"}},
+		"a key twice":        {declaring(`{"name":"x","arithmetic":{"block":1,"unit":0,"block":2}}`), []string{"answers/declare.json", `the key "block" stands there twice`}},
+		"a rejected line":    {func(t *testing.T, dir string) { write(t, dir, "answers/rejected.json", `["a\nb"]`) }, []string{"answers/rejected.json", "do not print"}},
+		"a tensor's line": {func(t *testing.T, dir string) {
+			if err := checkpoint.Write(filepath.Join(dir, "answers/add.safetensors"), []checkpoint.Tensor{inFile("a\nb", Bytes([]byte{1}))}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"answers/add.safetensors", `"a\nb"`, "do not print"}},
+		"a folder of answers": {func(t *testing.T, dir string) { os.Mkdir(filepath.Join(dir, "answers/gate.safetensors"), 0o755) },
+			[]string{"answers/gate.safetensors: want a regular file"}},
 		"an unknown operation": {declaring(`{"name":"x","not_supported":{"adds":"no"}}`), []string{"answers/declare.json", `"adds"`}},
 		"an unknown type":      {declaring(`{"name":"x","not_supported":{"add/f64":"no"}}`), []string{"add/f64", "want f32, bf16 or f16"}},
 		"no why":               {declaring(`{"name":"x","not_supported":{"add":""}}`), []string{"add: say why"}},
@@ -341,6 +370,46 @@ func replace(old, new string) func(*testing.T, string) {
 
 func declaring(text string) func(*testing.T, string) {
 	return func(t *testing.T, dir string) { write(t, dir, "answers/"+declareFile, text) }
+}
+
+// What is no regular file is not opened: a pipe would be waited for.
+func TestRegular(t *testing.T) {
+	fsys := fstest.MapFS{"a.safetensors": {Mode: fs.ModeNamedPipe}, manifestFile: {Mode: fs.ModeDevice}}
+	if _, err := openTensors(fsys, "a.safetensors"); err == nil || err.Error() != "a.safetensors: want a regular file" {
+		t.Error(err)
+	}
+	if _, err := readManifest(fsys); err == nil || err.Error() != manifestFile+": want a regular file" {
+		t.Error(err)
+	}
+	file := filepath.Join(t.TempDir(), "export.zip")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(t.Context(), file, Options{}); err == nil || !strings.Contains(err.Error(), "unpacked") {
+		t.Error(err)
+	}
+}
+
+// An answer that no memory holds fails its case; a file with holes claims it for nothing.
+func TestHugeAnswer(t *testing.T) {
+	dir := answered(t, `{"name":"x"}`)
+	const c, size = "add/f32/n=33/random#1", 200 << 30
+	name := filepath.Join(dir, answersDir, "add.safetensors")
+	write(t, dir, "answers/add.safetensors", string(rawFile(fmt.Sprintf(`{"%s:y":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}`, c, size/4, size))))
+	info, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, info.Size()+size); err != nil {
+		return // a system without holes
+	}
+	r, err := Verify(t.Context(), dir, Options{Selection: Selection{Only: regexp.MustCompile("^" + c + "$")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one := r.Results[0]; one.Verdict != Failed || !strings.Contains(one.Detail, "answers/add.safetensors: tensor "+c+":y has 214748364800 bytes") {
+		t.Error(one.Verdict, one.Detail)
+	}
 }
 
 // A link does not lead out of the folder.
@@ -404,10 +473,10 @@ func TestExportTwice(t *testing.T) {
 	if !bytes.Equal(zips[0].Bytes(), zips[1].Bytes()) {
 		t.Error("the archives differ")
 	}
-	if err := Export(t.Context(), dir, ExportOptions{Selection: some}); err == nil || !strings.Contains(err.Error(), "there already") {
+	if _, err := Export(t.Context(), dir, ExportOptions{Selection: some}); err == nil || !strings.Contains(err.Error(), "there already") {
 		t.Error(err)
 	}
-	if err := Export(t.Context(), dir+"2", ExportOptions{Selection: Selection{Level: Exhaustive}}); err == nil {
+	if _, err := Export(t.Context(), dir+"2", ExportOptions{Selection: Selection{Level: Exhaustive}}); err == nil {
 		t.Error("all inputs that there are were written")
 	}
 }
@@ -487,7 +556,7 @@ func TestClient(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "export")
 	s := Selection{Level: Quick, Only: regexp.MustCompile("^(nf4_quantize|nf4_dequantize|fp4_quantize|dynamic_quantize|linear)/(bf16/)?(m=3/|n=(96|200|300)/)"), MaxElements: 500}
-	if err := Export(t.Context(), dir, ExportOptions{Selection: s}); err != nil {
+	if _, err := Export(t.Context(), dir, ExportOptions{Selection: s}); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), python, "example/client.py", dir).CombinedOutput(); err != nil {
@@ -509,7 +578,7 @@ func FuzzManifest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	c := Selection{Level: Smoke, Only: regexp.MustCompile("^add/f32/n=33/random#1$")}.Cases()[0]
+	c := casesOf(Selection{Level: Smoke, Only: regexp.MustCompile("^add/f32/n=33/random#1$")})[0]
 	in := c.Inputs()
 	f.Add(files[manifestFile].Data[:2000])
 	for _, input := range []string{`"values":["0x1p+0"]`, `"file":"inputs/add.safetensors"`, `"file":"../add"`, `"values":[1]`} {
@@ -545,7 +614,7 @@ func FuzzAnswers(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	list := Selection{Level: Smoke, Only: regexp.MustCompile("^embedding/")}.Cases()
+	list := casesOf(Selection{Level: Smoke, Only: regexp.MustCompile("^embedding/")})
 	f.Add(files[expectedDir+"/embedding.safetensors"].Data[:300], []byte(`{"name":"x","arithmetic":{"unit":1e-7},"not_supported":{"add":"no"}}`), files[expectedDir+"/"+rejectedFile].Data)
 	for _, tensor := range []string{`{"dtype":"F64","shape":[0],"data_offsets":[0,0]}`, `{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}`} {
 		header := fmt.Sprintf("%-128s", `{"`+list[0].Name()+`:y":`+tensor+`}`)

@@ -31,7 +31,7 @@ func ParseWaivers(b []byte, name string) (list []Waiver, err error) {
 	return list, nil
 }
 
-// decode is strict: what it does not know is an error, and so is what comes after.
+// decode is strict: what it does not know is an error, and so are a key that stands twice and what comes after.
 func decode(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -41,7 +41,34 @@ func decode(b []byte, into any) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("byte %d: more follows the JSON value", d.InputOffset())
 	}
-	return nil
+	return unique(json.NewDecoder(bytes.NewReader(b)))
+}
+
+// unique refuses a value with an object that has a key twice: Decode takes the last one. The value was decoded before, so it is whole,
+// and not too deep.
+func unique(d *json.Decoder) error {
+	begin, err := d.Token()
+	if err != nil || begin != json.Delim('{') && begin != json.Delim('[') {
+		return err
+	}
+	seen := map[json.Token]bool{}
+	for d.More() {
+		if begin == json.Delim('{') {
+			key, err := d.Token()
+			if err != nil {
+				return err
+			}
+			if seen[key] {
+				return fmt.Errorf("byte %d: the key %q stands there twice", d.InputOffset(), key)
+			}
+			seen[key] = true
+		}
+		if err := unique(d); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
 // waiver is one that was checked.
@@ -50,6 +77,8 @@ type waiver struct {
 	pattern *regexp.Regexp
 	end     time.Time
 	used    atomic.Bool // a case of its pattern was judged
+	passes  atomic.Bool // one passed
+	fails   atomic.Bool // one failed
 }
 
 func checkWaivers(list []Waiver) (checked []*waiver, err error) {
@@ -85,17 +114,33 @@ func (s plan) waive(r Result) Result {
 		if !w.pattern.MatchString(r.Case.Name()) {
 			continue
 		}
+		passed := r.Verdict == Passed || r.Verdict == Bounded
 		w.used.Store(true)
+		w.passes.CompareAndSwap(false, passed)
+		w.fails.CompareAndSwap(false, r.Verdict == Failed)
 		switch expired := !s.now.Before(w.end); {
 		case expired && r.Verdict == Failed:
 			r.Detail += fmt.Sprintf(" (waiver %s expired on %s)", w.ID, w.Expires)
 		case r.Verdict == Failed:
 			r.Verdict, r.Detail = Waived, fmt.Sprintf("waiver %s until %s: %s. %s", w.ID, w.Expires, w.Reason, r.Detail)
 			return r
-		case !expired && (r.Verdict == Passed || r.Verdict == Bounded):
+		case !expired && passed:
 			r.Verdict, r.Detail = Failed, fmt.Sprintf("it passes, and waiver %s says that it fails: take the waiver back", w.ID)
 			return r
 		}
 	}
 	return r
+}
+
+// waiverNotes name the waivers that cover nothing any more.
+func (s plan) waiverNotes() (notes []string) {
+	for _, w := range s.waivers {
+		switch {
+		case !w.used.Load():
+			notes = append(notes, fmt.Sprintf("waiver %s: no case that was judged has a name of the pattern %s", w.ID, w.Cases))
+		case !s.now.Before(w.end) && w.passes.Load() && !w.fails.Load():
+			notes = append(notes, fmt.Sprintf("waiver %s expired on %s, and its cases that were judged pass: it can be deleted", w.ID, w.Expires))
+		}
+	}
+	return notes
 }

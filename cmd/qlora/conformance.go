@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -52,6 +55,30 @@ type judgement struct {
 	JSON    string   `name:"json" help:"write JSON to this file, a line a case"`
 }
 
+// judge calls f with the options, prints what comes of it, and fails if that failed. again is the command for single cases.
+func (j judgement) judge(c console, s conformance.Selection, again string, f func(conformance.Options) (*conformance.Report, error)) error {
+	o, err := j.options(c, s)
+	if err != nil {
+		return err
+	}
+	lines, err := openOutput("json", j.JSON)
+	if err != nil {
+		return err
+	}
+	defer lines.close()
+	junit, err := openOutput("junit", j.JUnit)
+	if err != nil {
+		return err
+	}
+	defer junit.close()
+	r, err := f(o)
+	if err != nil {
+		return selected(err)
+	}
+	r.Again = again
+	return errors.Join(r.Print(c.out), lines.write(r.WriteJSON), junit.write(r.WriteJUnit), r.Err())
+}
+
 func (j judgement) options(c console, s conformance.Selection) (conformance.Options, error) {
 	o := conformance.Options{Selection: s, Require: j.Require}
 	for _, text := range j.Require {
@@ -74,22 +101,49 @@ func (j judgement) options(c console, s conformance.Selection) (conformance.Opti
 	return o, nil
 }
 
-// report prints what came of it, and fails if it failed.
-func (j judgement) report(c console, r *conformance.Report) error {
-	if err := r.Print(c.out); err != nil {
-		return err
+// output is a file for results. It is looked at before a run, for that may take hours, and written after it.
+type output struct {
+	name string   // "" for none
+	file *os.File // a pipe, a device or a link, to which results go; nil: a new file takes the name
+}
+
+// openOutput makes a mistake in the command line of what cannot be written.
+func openOutput(flag, name string) (o output, err error) {
+	if name == "" {
+		return o, nil
 	}
-	for _, f := range []struct {
-		name  string
-		write func(io.Writer) error
-	}{{j.JSON, r.WriteJSON}, {j.JUnit, r.WriteJUnit}} {
-		if f.name != "" {
-			if err := checkpoint.WriteFile(f.name, f.write); err != nil {
-				return err
-			}
+	o.name = name
+	info, err := os.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular():
+		var probe *os.File
+		if probe, err = os.CreateTemp(filepath.Dir(name), ".qlora-*"); err == nil {
+			err = errors.Join(probe.Close(), os.Remove(probe.Name()))
 		}
+	case err == nil: // emptied here and appended to later, for /dev/stdout may be a file to which more is written before
+		o.file, err = os.OpenFile(name, os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0)
 	}
-	return r.Err()
+	if err != nil {
+		return o, config.Usagef("flag --%s: %v", flag, err)
+	}
+	return o, nil
+}
+
+func (o output) write(f func(io.Writer) error) error {
+	switch {
+	case o.name == "":
+		return nil
+	case o.file == nil:
+		return checkpoint.WriteFile(o.name, f)
+	}
+	w := bufio.NewWriter(o.file)
+	return errors.Join(f(w), w.Flush())
+}
+
+func (o output) close() {
+	if o.file != nil {
+		o.file.Close()
+	}
 }
 
 // selected makes an empty selection a mistake in the command line.
@@ -109,7 +163,10 @@ func conformanceList(c console, args []string) error {
 	if err != nil {
 		return err
 	}
-	cases := s.Cases()
+	cases, err := s.Cases(c.ctx)
+	if err != nil {
+		return err
+	}
 	if len(cases) == 0 {
 		return selected(conformance.ErrNoCase)
 	}
@@ -138,20 +195,12 @@ func conformanceRun(c console, args []string) error {
 	if err != nil {
 		return err
 	}
-	options, err := o.options(c, s)
-	if err != nil {
-		return err
-	}
 	i, err := openImplementation(o.Device)
 	if err != nil {
 		return err
 	}
-	r, err := i.Run(c.ctx, options)
-	if err != nil {
-		return selected(err)
-	}
-	r.Again = fmt.Sprintf("qlora conformance run --device %s --level %s", i.Name, o.Level)
-	return o.report(c, r)
+	again := fmt.Sprintf("qlora conformance run --device %s --level %s", i.Name, o.Level)
+	return o.judge(c, s, again, func(o conformance.Options) (*conformance.Report, error) { return i.Run(c.ctx, o) })
 }
 
 // openImplementation is openDevice for the suite. The reference has all that is specified, the others what op.Device has.
@@ -179,13 +228,13 @@ func conformanceExport(c console, args []string) error {
 	if s.Level == conformance.Exhaustive {
 		return config.Usagef("flag --level: exhaustive inputs are all that there are, and are not exported")
 	}
-	err = conformance.Export(c.ctx, dir, conformance.ExportOptions{Selection: s, Expected: o.Expected, Progress: func(done, total int) {
+	cases, err := conformance.Export(c.ctx, dir, conformance.ExportOptions{Selection: s, Expected: o.Expected, Progress: func(done, total int) {
 		newCounter(c.err, dir, "operations", total).step(done)
 	}})
 	if err != nil {
 		return selected(err)
 	}
-	_, err = fmt.Fprintf(c.out, "%s: %d cases\n", dir, len(s.Cases()))
+	_, err = fmt.Fprintf(c.out, "%s: %d cases\n", dir, cases)
 	return err
 }
 
@@ -202,16 +251,17 @@ func conformanceVerify(c console, args []string) error {
 	if err != nil {
 		return err
 	}
-	options, err := o.options(c, conformance.Selection{Only: only})
-	if err != nil {
-		return err
+	return o.judge(c, conformance.Selection{Only: only}, "qlora conformance verify "+quoted(dir), func(o conformance.Options) (*conformance.Report, error) {
+		return conformance.Verify(c.ctx, dir, o)
+	})
+}
+
+// quoted is a word for a shell.
+func quoted(word string) string {
+	if regexp.MustCompile(`^[\w./:@%+=,-]+$`).MatchString(word) {
+		return word
 	}
-	r, err := conformance.Verify(c.ctx, dir, options)
-	if err != nil {
-		return selected(err)
-	}
-	r.Again = "qlora conformance verify " + dir
-	return o.report(c, r)
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // parseFolder is parse for commands with one argument, a folder.

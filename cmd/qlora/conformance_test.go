@@ -56,6 +56,8 @@ func TestConformanceExitCodes(t *testing.T) {
 		{run("--only", "nosuch"), 2, "no case is selected"},
 		{run("--require", "("), 2, "flag --require"},
 		{run("--max-elements", "-1"), 2, "below 0"},
+		{run("--json", filepath.Join(dir, "none", "out")), 2, "flag --json"},
+		{run("--junit", dir), 2, "flag --junit"},
 		{run("--device", "cuda"), 1, "no cuda yet"},
 		{run("--device", "abacus"), 2, "abacus"},
 		{run("here"), 2, `"here" is no flag`},
@@ -63,11 +65,59 @@ func TestConformanceExitCodes(t *testing.T) {
 		{[]string{"conformance", "export"}, 2, "needs a folder"},
 		{[]string{"conformance", "export", dir, "--level", "smoke"}, 1, "is there already"},
 		{[]string{"conformance", "export", dir + "2", "--level", "exhaustive"}, 2, "exhaustive"},
-		{[]string{"conformance", "verify", dir}, 1, "manifest.json"},
+		{[]string{"conformance", "verify", dir}, 1, "it is no export, for it has no manifest.json"},
 		{[]string{"conformance", "verify", filepath.Join(dir, "none")}, 1, "none"},
 	} {
 		if _, err, code := cli(t, "", test.args...); code != test.code || !strings.Contains(err, test.want) {
 			t.Errorf("%v: exit code %d, want %d: %s", test.args, code, test.code, err)
+		}
+	}
+}
+
+// A device is written to, a link's target too, and neither is replaced; one that cannot be written leaves the other.
+func TestConformanceOutputs(t *testing.T) {
+	dir := t.TempDir()
+	link, junit := filepath.Join(dir, "link"), filepath.Join(dir, "out.xml")
+	if err := os.Symlink(os.DevNull, link); err != nil {
+		return // a system, or a user, without links
+	}
+	run := []string{"conformance", "run", "--level", "smoke", "--only", "^add/f32/"}
+	must(t, append(run, "--json", link, "--junit", junit)...)
+	if info, err := os.Lstat(link); err != nil || info.Mode().IsRegular() {
+		t.Error(err, "the link was replaced")
+	}
+	target := filepath.Join(dir, "target")
+	os.Remove(link)
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(target, []byte("older and longer"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	must(t, append(run, "--json", link)...)
+	if b, err := os.ReadFile(target); err != nil || !strings.HasPrefix(string(b), `{"type":"statement"`) {
+		t.Error(err, string(b))
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || left != nil {
+		t.Error(err, left)
+	}
+	os.Remove(junit)
+	const full = "/dev/full" // where a system has it, every write fails
+	if _, err := os.Stat(full); err != nil {
+		return
+	}
+	if _, err, code := cli(t, "", append(run, "--json", full, "--junit", junit)...); code != 1 || !strings.Contains(err, "no space") {
+		t.Error(code, err)
+	}
+	if _, err := os.Stat(junit); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestQuoted(t *testing.T) {
+	for word, want := range map[string]string{"a/b-1.zip": "a/b-1.zip", "a b": "'a b'", "it's": `'it'\''s'`, "$HOME": "'$HOME'", "": "''"} {
+		if got := quoted(word); got != want {
+			t.Errorf("%q: %s, want %s", word, got, want)
 		}
 	}
 }

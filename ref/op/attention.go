@@ -6,7 +6,7 @@ import "qlora/ref/num"
 // the last key, as it does when earlier keys come from a cache.
 type Mask struct {
 	Causal bool
-	Window int // a causal query sees its own and the Window−1 keys before it; 0 is no window
+	Window int // of the keys that it would see, a query sees the last Window: its own and those before it; 0 is no window
 }
 
 // AttentionShape is grouped-query attention over packed sequences: q [tokens, Heads·Dim], k and v [keys, KVHeads·Dim];

@@ -14,7 +14,7 @@ type Choice struct {
 	Seed        uint64
 }
 
-// Choose returns a token. Candidates are taken from the largest logit down (equals: lower index first); with u uniform and
+// Choose returns a token; no logit is NaN. Candidates are taken from the largest logit down (equals: lower index first); with u uniform and
 // e_i = exp((z_i − z_max)/temperature), the first candidate at which the running sum of e exceeds u·(sum of e kept).
 func Choose(z []float32, c Choice, step int) int {
 	order := make([]int, len(z))

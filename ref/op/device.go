@@ -17,6 +17,10 @@ import (
 // Every backward operation adds to the gradients it is given and passes over those that are nil: gradients of activations
 // are rounded to their type at each addition, gradients of parameters are float32.
 //
+// Activations, weights and dy of one call have one type, the compute type; what is kept beside them (r, stats, lse, loss, scalars, norm)
+// and gradients of parameters are float32. What is handed to a call may be changed after it, but for 4-bit weights. Calls come
+// from one goroutine at a time.
+//
 // A device that lacks an operation says so in Supports. It never computes it another way in silence.
 type Device interface {
 	Name() string

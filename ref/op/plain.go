@@ -205,6 +205,23 @@ func (p *Plain) weight(w Weight, t num.DType) ([]float32, error) {
 	return x, w.Quantized.Handle.(*quant.Tensor).Dequantize(x, t)
 }
 
+// gradient is load of what is to be added to: scratch of n values where it is not asked for.
+func gradient(t *Tensor, n int) []float32 {
+	if t == nil {
+		return make([]float32, n)
+	}
+	return load(t)
+}
+
+// full panics unless those tensors that there are hold float32, as gradients of parameters and all that is kept beside activations do.
+func full(at At, tensors ...*Tensor) {
+	for _, t := range tensors {
+		if t != nil && t.DType != num.Float32 {
+			panic(fmt.Sprintf("op: %v: %s is %v, want %v", at, t.Name, t.DType, num.Float32))
+		}
+	}
+}
+
 // shaped panics unless t, where there is one, is a rows×cols matrix.
 func shaped(at At, t *Tensor, rows, cols int) {
 	if t != nil && (t.Rows != rows || t.Cols != cols) {

@@ -1,8 +1,11 @@
 package op
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
+	"qlora/ref/num"
 	"qlora/ref/optim"
 	"qlora/ref/quant"
 )
@@ -22,6 +25,7 @@ func (p *Plain) Embedding(at At, y, table *Tensor, ids *Ints) {
 
 func (p *Plain) EmbeddingBackward(at At, dtable, dy *Tensor, ids *Ints) {
 	shaped(at, dy, ids.Len, dtable.Cols)
+	full(at, dtable)
 	p.do(at, func() error {
 		if err := within(ids, dtable.Rows, "token id", false); err != nil {
 			return err
@@ -62,6 +66,7 @@ func (p *Plain) LinearBackward(at At, dx, dw, dbias, dy, x *Tensor, w Weight) {
 	shaped(at, dx, x.Rows, w.In())
 	shaped(at, dw, w.Out(), w.In())
 	shaped(at, dbias, 1, w.Out())
+	full(at, dw, dbias)
 	p.do(at, func() error {
 		wf, err := p.weight(w, x.DType)
 		if err != nil {
@@ -89,16 +94,15 @@ func (p *Plain) LoRALinear(at At, y, u, x *Tensor, w Weight, bias *Tensor, a *Ad
 func (p *Plain) LoRALinearBackward(at At, dx, dy, u, x *Tensor, w Weight, a *Adapter) {
 	p.LinearBackward(at, dx, nil, nil, dy, x, w)
 	shaped(at, u, x.Rows, a.A.Rows)
+	full(at, a.GradA, a.GradB)
 	p.do(at, func() error {
 		s := loraShape(x, w, a)
 		branch := make([]float32, x.Len())
-		LoRABackward(branch, load(a.GradA), load(a.GradB), load(dy), load(u), p.dropped(at, x, a), load(a.A), load(a.B), s)
+		LoRABackward(branch, gradient(a.GradA, a.A.Len()), gradient(a.GradB, a.B.Len()), load(dy), load(u), p.dropped(at, x, a), load(a.A), load(a.B), s)
 		if dx == nil {
 			return nil
 		}
-		if d := a.Dropout; d.P > 0 {
-			ApplyDropout(branch, branch, x.Cols, d.P, d.Seed, dropoutCounter(at, d), firstToken(d), s.R)
-		}
+		masked(at, branch, branch, x.Cols, a.Dropout, s.R)
 		into := load(dx)
 		addRounded(into, branch, s.T)
 		store(dx, into)
@@ -108,13 +112,21 @@ func (p *Plain) LoRALinearBackward(at At, dx, dy, u, x *Tensor, w Weight, a *Ada
 
 // dropped is the input of the adapter's branch.
 func (p *Plain) dropped(at At, x *Tensor, a *Adapter) []float32 {
-	d := a.Dropout
-	if d.P == 0 {
+	if a.Dropout.P == 0 {
 		return load(x)
 	}
 	y := make([]float32, x.Len())
-	ApplyDropout(y, load(x), x.Cols, d.P, d.Seed, dropoutCounter(at, d), firstToken(d), a.branch(x.DType))
+	masked(at, y, load(x), x.Cols, a.Dropout, a.branch(x.DType))
 	return y
+}
+
+// masked is ApplyDropout at a place. Without dropout y is x, whatever the clock, which need not be there.
+func masked(at At, y, x []float32, cols int, d Dropout, t num.DType) {
+	if d.P == 0 {
+		copy(y, x)
+		return
+	}
+	ApplyDropout(y, x, cols, d.P, d.Seed, dropoutCounter(at, d), firstToken(d), t)
 }
 
 func loraShape(x *Tensor, w Weight, a *Adapter) LoRAShape {
@@ -125,6 +137,7 @@ func (p *Plain) RMSNorm(at At, y, r, x, w *Tensor, eps float32) {
 	shaped(at, y, x.Rows, x.Cols)
 	shaped(at, w, 1, w.Cols)
 	shaped(at, r, x.Rows, groups(at, x, w))
+	full(at, r)
 	p.do(at, func() error {
 		out := make([]float32, y.Len())
 		RMSNorm(out, load(r), load(x), load(w), w.Cols, eps, y.DType)
@@ -137,9 +150,10 @@ func (p *Plain) RMSNormBackward(at At, dx, dw, dy, x, w, r *Tensor) {
 	shaped(at, dx, x.Rows, x.Cols)
 	shaped(at, dy, x.Rows, x.Cols)
 	shaped(at, r, x.Rows, groups(at, x, w))
+	full(at, dw)
 	p.do(at, func() error {
-		into := load(dx)
-		RMSNormBackward(into, load(dw), load(dy), load(x), load(w), load(r), w.Cols, dx.DType)
+		into := gradient(dx, x.Len())
+		RMSNormBackward(into, load(dw), load(dy), load(x), load(w), load(r), w.Cols, x.DType)
 		store(dx, into)
 		return nil
 	})
@@ -174,8 +188,8 @@ func (p *Plain) RoPEBackward(at At, dx, dy, cos, sin *Tensor, positions *Ints) {
 			return err
 		}
 		d := 2 * cos.Cols
-		into := load(dx)
-		RoPEBackward(into, load(dy), load(cos), load(sin), ints(positions), dy.Cols/d, d, dx.DType)
+		into := gradient(dx, dy.Len())
+		RoPEBackward(into, load(dy), load(cos), load(sin), ints(positions), dy.Cols/d, d, dy.DType)
 		store(dx, into)
 		return nil
 	})
@@ -186,19 +200,26 @@ func (p *Plain) Attention(at At, y, stats, q, k, v *Tensor, segmentsQ, segmentsK
 	shaped(at, q, q.Rows, s.Heads*s.Dim)
 	shaped(at, k, v.Rows, s.KVHeads*s.Dim)
 	shaped(at, stats, q.Rows, 2*s.Heads)
+	full(at, stats)
+	sameSegments(at, segmentsQ, segmentsKV, bias)
 	s.T = q.DType
 	p.do(at, func() error {
-		if err := bounds(segmentsQ, q.Rows); err != nil {
+		if err := errors.Join(bounds(segmentsQ, q.Rows), bounds(segmentsKV, k.Rows)); err != nil {
 			return err
 		}
-		if err := bounds(segmentsKV, k.Rows); err != nil {
-			return err
-		}
-		out := make([]float32, y.Len())
-		Attention(out, load(stats), load(q), load(k), load(v), ints(segmentsQ), ints(segmentsKV), load(bias), s)
+		out, kept := make([]float32, y.Len()), make([]float32, stats.Len())
+		Attention(out, kept, load(q), load(k), load(v), ints(segmentsQ), ints(segmentsKV), load(bias), s)
 		store(y, out)
+		store(stats, kept)
 		return nil
 	})
+}
+
+// sameSegments panics unless there are as many segments of queries as of keys, and one if each pair of them has a bias.
+func sameSegments(at At, segmentsQ, segmentsKV *Ints, bias *Tensor) {
+	if n := segmentsQ.Len; n != segmentsKV.Len || bias != nil && n != 2 {
+		panic(fmt.Sprintf("op: %v: %d bounds of segments of queries and %d of keys: want as many, and two with a bias", at, n, segmentsKV.Len))
+	}
 }
 
 // bounds checks that segments ascend from 0 to at most rows.
@@ -218,9 +239,14 @@ func (p *Plain) AttentionBackward(at At, dq, dk, dv, dbias, dy, q, k, v, stats *
 	shaped(at, dk, k.Rows, k.Cols)
 	shaped(at, dv, v.Rows, v.Cols)
 	shaped(at, dy, q.Rows, q.Cols)
+	full(at, dbias)
+	sameSegments(at, segmentsQ, segmentsKV, bias)
 	s.T = q.DType
 	p.do(at, func() error {
-		gq, gk, gv := load(dq), load(dk), load(dv)
+		if err := errors.Join(bounds(segmentsQ, q.Rows), bounds(segmentsKV, k.Rows)); err != nil {
+			return err
+		}
+		gq, gk, gv := gradient(dq, q.Len()), gradient(dk, k.Len()), gradient(dv, v.Len())
 		AttentionBackward(gq, gk, gv, load(dbias), load(dy), load(q), load(k), load(v), load(stats),
 			ints(segmentsQ), ints(segmentsKV), load(bias), s)
 		store(dq, gq)
@@ -258,8 +284,8 @@ func (p *Plain) GateBackward(at At, dgate, dup, dy, gate, up *Tensor, act Activa
 	shaped(at, dup, gate.Rows, gate.Cols)
 	shaped(at, dy, gate.Rows, gate.Cols)
 	p.do(at, func() error {
-		dg, du := load(dgate), load(dup)
-		GateBackward(dg, du, load(dy), load(gate), load(up), act, dgate.DType)
+		dg, du := gradient(dgate, gate.Len()), gradient(dup, up.Len())
+		GateBackward(dg, du, load(dy), load(gate), load(up), act, dy.DType)
 		store(dgate, dg)
 		store(dup, du)
 		return nil
@@ -281,7 +307,7 @@ func (p *Plain) Dropout(at At, y, x *Tensor, d Dropout) {
 	shaped(at, y, x.Rows, x.Cols)
 	p.do(at, func() error {
 		out := make([]float32, y.Len())
-		ApplyDropout(out, load(x), x.Cols, d.P, d.Seed, dropoutCounter(at, d), firstToken(d), y.DType)
+		masked(at, out, load(x), x.Cols, d, y.DType)
 		store(y, out)
 		return nil
 	})
@@ -291,9 +317,9 @@ func (p *Plain) DropoutBackward(at At, dx, dy *Tensor, d Dropout) {
 	shaped(at, dx, dy.Rows, dy.Cols)
 	p.do(at, func() error {
 		g := make([]float32, dy.Len())
-		ApplyDropout(g, load(dy), dy.Cols, d.P, d.Seed, dropoutCounter(at, d), firstToken(d), dx.DType)
-		into := load(dx)
-		addRounded(into, g, dx.DType)
+		masked(at, g, load(dy), dy.Cols, d, dy.DType)
+		into := gradient(dx, dy.Len())
+		addRounded(into, g, dy.DType)
 		store(dx, into)
 		return nil
 	})
@@ -302,6 +328,7 @@ func (p *Plain) DropoutBackward(at At, dx, dy *Tensor, d Dropout) {
 func (p *Plain) HeadLoss(at At, loss, lse, x *Tensor, w Weight, labels *Ints) {
 	shaped(at, loss, x.Rows, 1)
 	shaped(at, lse, x.Rows, 1)
+	full(at, loss, lse)
 	p.do(at, func() error {
 		if err := within(labels, w.Out(), "label", true); err != nil {
 			return err
@@ -318,12 +345,16 @@ func (p *Plain) HeadLoss(at At, loss, lse, x *Tensor, w Weight, labels *Ints) {
 func (p *Plain) HeadLossBackward(at At, dx, dw, lse, x *Tensor, w Weight, labels *Ints, g *Tensor) {
 	shaped(at, dx, x.Rows, x.Cols)
 	shaped(at, g, 1, 1)
+	full(at, dw)
 	p.do(at, func() error {
+		if err := within(labels, w.Out(), "label", true); err != nil {
+			return err
+		}
 		wf, err := p.weight(w, x.DType)
 		if err != nil {
 			return err
 		}
-		into := load(dx)
+		into := gradient(dx, x.Len())
 		HeadLossBackward(into, load(dw), load(lse), load(x), wf, ints(labels), load(g)[0], w.Out(), w.In(), x.DType)
 		store(dx, into)
 		return nil
@@ -333,7 +364,11 @@ func (p *Plain) HeadLossBackward(at At, dx, dw, lse, x *Tensor, w Weight, labels
 func (p *Plain) Choose(at At, token *Ints, logits *Tensor, c Choice, clock *Ints) {
 	shaped(at, logits, 1, logits.Cols)
 	p.do(at, func() error {
-		ints(token)[0] = int32(Choose(load(logits), c, int(ints(clock)[ClockStep])))
+		z := load(logits)
+		if i := slices.IndexFunc(z, func(v float32) bool { return v != v }); i >= 0 {
+			return fmt.Errorf("the logit of token %d is NaN", i)
+		}
+		ints(token)[0] = int32(Choose(z, c, int(ints(clock)[ClockStep])))
 		return nil
 	})
 }
@@ -354,6 +389,7 @@ func (p *Plain) AdamW(at At, x, m, v, g, scalars, norm *Tensor) {
 	for _, t := range []*Tensor{m, v, g} {
 		shaped(at, t, x.Rows, x.Cols)
 	}
+	full(at, x, m, v, g)
 	p.do(at, func() error {
 		optim.AdamW(load(x), load(m), load(v), load(g), load(scalars), load(norm)[0])
 		return nil
@@ -362,6 +398,7 @@ func (p *Plain) AdamW(at At, x, m, v, g, scalars, norm *Tensor) {
 
 func (p *Plain) AdamW8(at At, x *Tensor, s *State8, g, scalars, norm *Tensor) {
 	shaped(at, g, x.Rows, x.Cols)
+	full(at, x, g)
 	p.do(at, func() error {
 		optim.AdamW8(load(x), s.Handle.(*optim.State8), load(g), load(scalars), load(norm)[0], quant.Spec)
 		return nil
