@@ -46,6 +46,9 @@ def quantize(qlora, model, out):
 
 def load(model, compute, **kw):
     m = AutoModelForCausalLM.from_pretrained(model, dtype=COMPUTE[compute], attn_implementation="eager", **kw)
+    for p in m.parameters():  # transformers 5.23 leaves a 4-bit checkpoint's other weights in the type of its config.json
+        if p.is_floating_point():
+            p.data = p.data.to(COMPUTE[compute])
     for module in m.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.compute_dtype = COMPUTE[compute]
