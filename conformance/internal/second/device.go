@@ -37,6 +37,12 @@ var _ op.Device = (*Device)(nil)
 // New is a device without a limit of memory.
 func New(threads int) *Device { return &Device{threads: threads, marks: map[op.Mark]place{}} }
 
+// SetThreads changes the number of goroutines, and gives the one before.
+func (d *Device) SetThreads(n int) (before int) {
+	before, d.threads = d.threads, n
+	return before
+}
+
 func (d *Device) Name() string                                 { return "second" }
 func (d *Device) Supports(operation string, t num.DType) error { return nil }
 func (d *Device) Arena() *op.Arena                             { return &d.arena }
