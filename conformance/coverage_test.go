@@ -47,7 +47,7 @@ var uncovered = map[string]string{
 	"checkpoint.Adapter.Close": files, "checkpoint.Adapter.Float32": "adapter_read", "checkpoint.Saved.Shape": "adapter_read",
 	"checkpoint.NewAdapterConfig": constructor, "checkpoint.ParseAdapterConfig": "adapter_read",
 	"checkpoint.ParseConfig": "config_shapes", "checkpoint.TokenIDs.UnmarshalJSON": "config_shapes", "checkpoint.Open": files,
-	"checkpoint.File.Close": files, "checkpoint.File.Names": "safetensors_read", "checkpoint.File.Has": "safetensors_read",
+	"checkpoint.File.Close": files, "checkpoint.File.Names": "safetensors_read", "checkpoint.File.Has": "safetensors_read", "checkpoint.File.Size": memory,
 	"checkpoint.File.Tensor": "safetensors_read", "checkpoint.File.Float32": "safetensors_read",
 	"checkpoint.Widen": "safetensors_read", "checkpoint.Narrow": "safetensors_write", "checkpoint.WriteFile": files,
 	"checkpoint.WriteModel": folders, "checkpoint.CopyConfig": folders, "checkpoint.CopyBesides": folders,

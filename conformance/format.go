@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -210,70 +209,21 @@ func inFile(name string, t Tensor) checkpoint.Tensor {
 	return c
 }
 
-// tensorFile is an open safetensors file of which the sizes are known before anything is read: a file with holes may claim what no
-// memory holds.
-type tensorFile struct {
-	*checkpoint.File
-	sizes map[string]int64
-}
-
-// maxTensor is the largest tensor that is read, in bytes.
+// maxTensor is the largest tensor that is read, in bytes: a file with holes may claim what no memory holds.
 const maxTensor = 1 << 30
 
-func openTensors(fsys fs.FS, name string) (*tensorFile, error) {
+func openTensors(fsys fs.FS, name string) (*checkpoint.File, error) {
 	if _, err := regular(fsys, name); err != nil {
 		return nil, err
 	}
-	f, err := checkpoint.Open(fsys, name)
-	if err != nil {
-		return nil, err
-	}
-	t := &tensorFile{File: f}
-	if t.sizes, err = tensorSizes(fsys, name); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
-	}
-	return t, nil
-}
-
-// tensorSizes reads once more the header of a file that was checked.
-func tensorSizes(fsys fs.FS, name string) (map[string]int64, error) {
-	f, err := fsys.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var length uint64
-	if err := binary.Read(f, binary.LittleEndian, &length); err != nil {
-		return nil, err
-	}
-	var header map[string]json.RawMessage
-	if err := json.NewDecoder(io.LimitReader(f, int64(length))).Decode(&header); err != nil {
-		return nil, err
-	}
-	delete(header, "__metadata__")
-	sizes := map[string]int64{}
-	for tensor, raw := range header {
-		var place struct {
-			Offsets [2]int64 `json:"data_offsets"`
-		}
-		if err := json.Unmarshal(raw, &place); err != nil {
-			return nil, err
-		}
-		sizes[tensor] = place.Offsets[1] - place.Offsets[0]
-	}
-	return sizes, nil
-}
-
-// read is fromFile for what is not too large.
-func (f *tensorFile) read(name string) (Tensor, error) {
-	if size := f.sizes[name]; size > maxTensor {
-		return Tensor{}, fmt.Errorf("%s: tensor %s has %d bytes: at most %d are read", f.Name, name, size, maxTensor)
-	}
-	return fromFile(f.File, name)
+	return checkpoint.Open(fsys, name)
 }
 
 // fromFile is the inverse of inFile; the error names file and tensor.
 func fromFile(f *checkpoint.File, name string) (Tensor, error) {
+	if size := f.Size(name); size > maxTensor {
+		return Tensor{}, fmt.Errorf("%s: tensor %s has %d bytes: at most %d are read", f.Name, name, size, maxTensor)
+	}
 	c, err := f.Tensor(name)
 	if err != nil {
 		return Tensor{}, err

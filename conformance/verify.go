@@ -16,6 +16,7 @@ import (
 	"sync"
 	"unicode"
 
+	"qlora/ref/checkpoint"
 	"qlora/ref/op"
 )
 
@@ -182,11 +183,11 @@ func sameJSON(a, b any) bool {
 
 // safetensors are open files.
 type safetensors struct {
-	files map[string]*tensorFile
+	files map[string]*checkpoint.File
 }
 
 func openInputs(fsys fs.FS, exported map[string]*savedCase) (s safetensors, err error) {
-	s = safetensors{map[string]*tensorFile{}}
+	s = safetensors{map[string]*checkpoint.File{}}
 	for _, c := range exported {
 		for name, t := range c.Inputs {
 			if t.File == "" || s.files[t.File] != nil {
@@ -227,7 +228,7 @@ func (s safetensors) compare(c *savedCase, in Tensors) error {
 		case !ok:
 			err = errors.New("it is missing")
 		case saved.File != "":
-			t, err = s.files[saved.File].read(c.Name + ":" + name)
+			t, err = fromFile(s.files[saved.File], c.Name+":"+name)
 		default:
 			t, err = saved.tensor()
 		}
@@ -242,7 +243,7 @@ func (s safetensors) compare(c *savedCase, in Tensors) error {
 }
 
 func readAnswers(fsys fs.FS) (a *answers, err error) {
-	a = &answers{safetensors: safetensors{map[string]*tensorFile{}}, names: map[string][]string{}, rejected: map[string]bool{}}
+	a = &answers{safetensors: safetensors{map[string]*checkpoint.File{}}, names: map[string][]string{}, rejected: map[string]bool{}}
 	if err := readJSON(fsys, path.Join(answersDir, declareFile), &a.declaration); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w: it says who answered, and how it computes", err)
@@ -391,7 +392,7 @@ func (a *answers) find(c *Case) (Tensors, error) {
 		if !ok {
 			break
 		}
-		t, err := a.files[c.Op].read(tensor)
+		t, err := fromFile(a.files[c.Op], tensor)
 		if err != nil {
 			return nil, &broken{err.Error()}
 		}

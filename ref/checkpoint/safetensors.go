@@ -247,6 +247,12 @@ func (f *File) Has(name string) bool {
 	return ok
 }
 
+// Size is a tensor's bytes; 0 if the file has none of that name.
+func (f *File) Size(name string) int64 {
+	t := f.tensors[name]
+	return t.Offsets[1] - t.Offsets[0]
+}
+
 // Tensor reads a tensor.
 func (f *File) Tensor(name string) (Tensor, error) {
 	t, ok := f.tensors[name]
