@@ -64,7 +64,7 @@ func both(a arithmetic, program func(d op.Device) error) (radii, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := localRadii(arithmetic{Arithmetic: op.Arithmetic{Unit: unit32}, likely: a.likely}, program)
+	own, err := localRadii(arithmetic{Arithmetic: op.Arithmetic{Unit: unit32}}, program)
 	for place, outputs := range device {
 		for name, e := range outputs {
 			for i := range e {
@@ -154,7 +154,7 @@ func boundModel(c *Case, in Tensors, a arithmetic) map[string][]approx {
 	for range min(samples, labels.Len()) {
 		token := r.below(labels.Len())
 		alone := maps.Clone(in)
-		alone["labels"] = Ints(repeatedInt(labels.Len(), op.IgnoredLabel), labels.Shape...)
+		alone["labels"] = Ints(slices.Repeat([]int32{op.IgnoredLabel}, labels.Len()), labels.Shape...)
 		alone["labels"].I[token] = labels.I[token]
 		gradients, err := record(run(&smooth, alone))
 		must(err)
@@ -204,14 +204,6 @@ func largest(x []float32) (m float32) {
 		m = max(m, v, -v)
 	}
 	return m
-}
-
-func repeatedInt(n int, v int32) []int32 {
-	x := make([]int32, n)
-	for i := range x {
-		x[i] = v
-	}
-	return x
 }
 
 // unbounded is the reference's values with radii that all numbers are within.

@@ -39,14 +39,6 @@ func (r rough) products(x, w []float32, m, n, k int) []float32 {
 	return y
 }
 
-func turnedOver(x []float32, cols int) []float32 {
-	y := make([]float32, len(x))
-	for i, v := range x {
-		y[i%cols*(len(x)/cols)+i/cols] = v
-	}
-	return y
-}
-
 func times(s float32, x []float32) []float32 {
 	y := make([]float32, len(x))
 	for i, v := range x {
@@ -75,15 +67,15 @@ func (r rough) loraLinearBackward(c *Case, in Tensors) Tensors {
 	l := layerOf(c)
 	t := l.branch(c.DType)
 	w, _ := weightValues(c, in)
-	dx := plus(in["dx"].F, Floats(c.DType, r.products(in["dy"].F, turnedOver(w, l.k), l.m, l.k, l.n)).F)
+	dx := plus(in["dx"].F, Floats(c.DType, r.products(in["dy"].F, turned(w, l.k), l.m, l.k, l.n)).F)
 	dv := Floats(t, times(float32(l.scale), in["dy"].F)).F
-	du := Floats(t, r.products(dv, turnedOver(Floats(t, in["b"].F).F, l.rank), l.m, l.rank, l.n)).F
-	branch := Floats(t, r.products(du, turnedOver(Floats(t, in["a"].F).F, l.k), l.m, l.k, l.rank)).F
+	du := Floats(t, r.products(dv, turned(Floats(t, in["b"].F).F, l.rank), l.m, l.rank, l.n)).F
+	branch := Floats(t, r.products(du, turned(Floats(t, in["a"].F).F, l.k), l.m, l.k, l.rank)).F
 	x := l.dropped(in["x"].F, c.DType)
 	return Tensors{
 		"dx": Floats(c.DType, plus(Floats(c.DType, dx).F, Floats(c.DType, l.dropped(branch, c.DType)).F), l.m, l.k),
-		"da": Floats(F32, plus(in["da"].F, r.products(turnedOver(du, l.rank), turnedOver(x, l.k), l.rank, l.k, l.m))),
-		"db": Floats(F32, plus(in["db"].F, r.products(turnedOver(dv, l.n), turnedOver(in["u"].F, l.rank), l.n, l.rank, l.m))),
+		"da": Floats(F32, plus(in["da"].F, r.products(turned(du, l.rank), turned(x, l.k), l.rank, l.k, l.m))),
+		"db": Floats(F32, plus(in["db"].F, r.products(turned(dv, l.n), turned(in["u"].F, l.rank), l.n, l.rank, l.m))),
 	}
 }
 
@@ -141,7 +133,7 @@ func TestAdjointBoundIsReached(t *testing.T) {
 		}
 		const token = 7
 		alone := maps.Clone(in)
-		alone["labels"] = Ints(repeatedInt(in["labels"].Len(), op.IgnoredLabel))
+		alone["labels"] = Ints(slices.Repeat([]int32{op.IgnoredLabel}, in["labels"].Len()))
 		alone["labels"].I[token] = 3
 		gradients, err := record(run(alone))
 		must(err)
@@ -219,5 +211,46 @@ func TestModelsStayWithinBounds(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(worst)) {
 		t.Logf("%s: at most %.3g of the bound", name, worst[name])
+	}
+}
+
+// What is wrong by more than rounding is found in whole models, too, by a device that declares the least that is not exact.
+func TestModelsBite(t *testing.T) {
+	const matrix = "model.layers.1.mlp.up_proj.lora_B"
+	scale := func(names ...string) func(out Tensors) {
+		return func(out Tensors) {
+			for _, name := range names {
+				multiply(out[name].F, 1.05)
+			}
+		}
+	}
+	for _, test := range []struct {
+		operation, what string
+		spoil           func(out Tensors)
+	}{
+		{"model_forward_backward", "no gradient of a matrix", func(out Tensors) { clear(out[matrix].F) }},
+		{"model_forward_backward", "losses too large", scale("loss")},
+		{"decoder_block", "zeros", func(out Tensors) { clear(out["y"].F) }},
+		{"decoder_block", "too large", scale("y")},
+		{"training_steps", "a matrix that does not learn", func(out Tensors) { clear(out[matrix].F) }},
+	} {
+		o, err := Lookup(test.operation)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := &Implementation{Arithmetic: op.Arithmetic{Unit: unit32}, Do: func(*Operation, DType) (Func, error) {
+			return func(c *Case, in Tensors) (Tensors, error) {
+				out, err := programs[c.Op](op.NewPlain(0), c, in)
+				if err == nil {
+					test.spoil(out)
+				}
+				return out, err
+			}, nil
+		}}
+		for _, c := range o.List(Smoke) {
+			if r := i.Judge(o, c); r.Verdict != Failed {
+				t.Errorf("%s: %s: %v, %.3g of the bound", test.what, c.Name(), r.Verdict, r.Share)
+			}
+		}
 	}
 }

@@ -15,6 +15,9 @@ import (
 func TestReferenceWithinItsBounds(t *testing.T) {
 	a := arithmetic{Arithmetic: op.Arithmetic{Unit: unit32}}
 	for _, name := range slices.Sorted(maps.Keys(bounds)) {
+		if programs[name] != nil { // whose bounds are around the reference's own values
+			continue
+		}
 		o, err := Lookup(name)
 		if err != nil {
 			t.Error(err)

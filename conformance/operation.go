@@ -35,14 +35,14 @@ var operations []*Operation
 func register(list ...*Operation) {
 	for _, o := range list {
 		if o.Optional != nil {
-			o.Reference = o.whole(o.Reference)
+			o.Reference = o.Whole(o.Reference)
 		}
 	}
 	operations = append(operations, list...)
 }
 
-// whole is f with all gradients, of which those that are not asked for are left out again.
-func (o *Operation) whole(f Func) Func {
+// Whole is f, which gives all gradients, for cases that do not ask for all: those that they do not are zeros before and left out after.
+func (o *Operation) Whole(f Func) Func {
 	return func(c *Case, in Tensors) (Tensors, error) {
 		out, err := f(c, o.filled(in))
 		for name := range o.Optional {

@@ -113,11 +113,11 @@ func gateCases(m *Maker) {
 			add(Quick, act, "nan-inf", 100, func(r *random, n int) []float32 { return nansAndInfinities(r, n, t) }, scaled(1))
 		}
 	}
-	everyGate(m)
+	everyGate(m, false)
 }
 
-// everyGate is all 2^32 float32, a part at a time.
-func everyGate(m *Maker) {
+// everyGate is all 2^32 float32, a part at a time; backward, dgate is the slope alone.
+func everyGate(m *Maker, backward bool) {
 	const part = 1 << 20
 	for _, act := range []string{"silu", "gelu_tanh"} {
 		for from := 0; from < 1<<32; from += part {
@@ -126,13 +126,18 @@ func everyGate(m *Maker) {
 				for i := range x {
 					x[i] = math.Float32frombits(uint32(from + i))
 				}
-				return Tensors{"gate": Floats(F32, x), "up": Floats(F32, repeated(part, 1))}
+				in := Tensors{"gate": Floats(F32, x), "up": Floats(F32, repeated(part, 1))}
+				if backward {
+					in["dy"], in["dgate"], in["dup"] = in["up"], Floats(F32, make([]float32, part)), Floats(F32, make([]float32, part))
+				}
+				return in
 			})
 		}
 	}
 }
 
 func gateBackwardCases(m *Maker) {
+	everyGate(m, true)
 	for _, t := range []DType{F32, BF16} {
 		gateBothCases(t, func(level Level, act, reason string, n int, gate, up func(r *random, n int) []float32) {
 			m.gradients(level, t, reason, []Param{Int("n", n), Text("act", act)}, []string{"dgate", "dup"}, func(r *random) Tensors {

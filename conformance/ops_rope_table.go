@@ -132,4 +132,5 @@ func sinCosCases(m *Maker) {
 	add(Smoke, "special", specialValues)
 	add(Quick, "binade", binades())
 	add(Full, "all-bf16", everyHalf(BF16))
+	everyFloat32(m)
 }

@@ -1,6 +1,6 @@
-// Package mutants is a catalogue of how QLoRA goes wrong: implementations that are each wrong in one way, written from bugs that
-// real projects had. The conformance suite must find every one of them, whether it declares that it has the reference's bits or
-// that it rounds otherwise; README.md has the case that does.
+// Package mutants is a catalogue of how QLoRA goes wrong: implementations that are each wrong in one way, as real projects were, which
+// are named where they are known, or in a way of the same kind. The conformance suite must find every one of them, whether it declares
+// that it has the reference's bits or that it rounds otherwise; README.md has the case that does.
 //
 // Where an operation has many mutants, its file has the whole operation once in parts that hold their own, and each mutant
 // replaces one part by a wrong one. Where what is wrong is the question and not the computation, a mutant is the reference, asked
@@ -8,7 +8,6 @@
 package mutants
 
 import (
-	"maps"
 	"slices"
 
 	"qlora/conformance"
@@ -63,7 +62,7 @@ func (m Mutant) Kill(level conformance.Level, a op.Arithmetic) (killer conforman
 }
 
 func (m Mutant) implementation(a op.Arithmetic) (*conformance.Implementation, error) {
-	i := &conformance.Implementation{Do: func(o *conformance.Operation, _ conformance.DType) (Func, error) { return answering(o, m.Func), nil }}
+	i := &conformance.Implementation{Do: func(o *conformance.Operation, _ conformance.DType) (Func, error) { return o.Whole(m.Func), nil }}
 	if m.Device != nil {
 		var err error
 		if i, err = conformance.OnDevice(func() (op.Device, error) { return m.Device(op.NewPlain(0)), nil }); err != nil {
@@ -72,25 +71,6 @@ func (m Mutant) implementation(a op.Arithmetic) (*conformance.Implementation, er
 	}
 	i.Name, i.Arithmetic = m.Name, a
 	return i, nil
-}
-
-// answering is f, which gives all gradients, where some are not asked for.
-func answering(o *conformance.Operation, f Func) Func {
-	return func(c *Case, in Tensors) (Tensors, error) {
-		all := maps.Clone(in)
-		for name, like := range o.Optional {
-			if _, ok := in[name]; !ok {
-				all[name] = conformance.Floats(in[like].DType, make([]float32, in[like].Len()), in[like].Shape...)
-			}
-		}
-		out, err := f(c, all)
-		for name := range o.Optional {
-			if _, ok := in[name]; !ok {
-				delete(out, name)
-			}
-		}
-		return out, err
-	}
 }
 
 // smokeFirst puts the cases first that are few and find most.
