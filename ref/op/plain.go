@@ -100,18 +100,14 @@ func (p *Plain) alloc(life Lifetime, name string, bytes int64) bool {
 }
 
 func (p *Plain) Write(t *Tensor, x []float32) {
-	if len(x) != t.Len() {
-		panic(fmt.Sprintf("op: %d values written to %s, which has %d×%d", len(x), t.Name, t.Rows, t.Cols))
-	}
+	CheckWrite(t, x)
 	if p.err == nil {
 		store(t, x)
 	}
 }
 
 func (p *Plain) WriteInts(t *Ints, x []int32) {
-	if len(x) != t.Len {
-		panic(fmt.Sprintf("op: %d values written to %s, which has %d", len(x), t.Name, t.Len))
-	}
+	CheckWriteInts(t, x)
 	if p.err == nil {
 		copy(t.Handle.([]int32), x)
 	}
@@ -211,20 +207,4 @@ func gradient(t *Tensor, n int) []float32 {
 		return make([]float32, n)
 	}
 	return load(t)
-}
-
-// full panics unless those tensors that there are hold float32, as gradients of parameters and all that is kept beside activations do.
-func full(at At, tensors ...*Tensor) {
-	for _, t := range tensors {
-		if t != nil && t.DType != num.Float32 {
-			panic(fmt.Sprintf("op: %v: %s is %v, want %v", at, t.Name, t.DType, num.Float32))
-		}
-	}
-}
-
-// shaped panics unless t, where there is one, is a rows×cols matrix.
-func shaped(at At, t *Tensor, rows, cols int) {
-	if t != nil && (t.Rows != rows || t.Cols != cols) {
-		panic(fmt.Sprintf("op: %v: %s is %d×%d, want %d×%d", at, t.Name, t.Rows, t.Cols, rows, cols))
-	}
 }

@@ -2,8 +2,6 @@ package op
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 
 	"qlora/ref/num"
 	"qlora/ref/optim"
@@ -11,9 +9,9 @@ import (
 )
 
 func (p *Plain) Embedding(at At, y, table *Tensor, ids *Ints) {
-	shaped(at, y, ids.Len, table.Cols)
+	CheckEmbedding(at, y, table, ids)
 	p.do(at, func() error {
-		if err := within(ids, table.Rows, "token id", false); err != nil {
+		if err := CheckIndices(ids.Name, ints(ids), table.Rows, "token id", false); err != nil {
 			return err
 		}
 		out := load(y)
@@ -24,10 +22,9 @@ func (p *Plain) Embedding(at At, y, table *Tensor, ids *Ints) {
 }
 
 func (p *Plain) EmbeddingBackward(at At, dtable, dy *Tensor, ids *Ints) {
-	shaped(at, dy, ids.Len, dtable.Cols)
-	full(at, dtable)
+	CheckEmbeddingBackward(at, dtable, dy, ids)
 	p.do(at, func() error {
-		if err := within(ids, dtable.Rows, "token id", false); err != nil {
+		if err := CheckIndices(ids.Name, ints(ids), dtable.Rows, "token id", false); err != nil {
 			return err
 		}
 		EmbeddingBackward(load(dtable), load(dy), ints(ids), dtable.Cols)
@@ -35,20 +32,8 @@ func (p *Plain) EmbeddingBackward(at At, dtable, dy *Tensor, ids *Ints) {
 	})
 }
 
-// within checks that every value is an index below n.
-func within(x *Ints, n int, what string, ignored bool) error {
-	for i, v := range ints(x) {
-		if (v < 0 || int(v) >= n) && !(ignored && v == IgnoredLabel) {
-			return fmt.Errorf("%s: %s %d at %d is outside 0…%d", x.Name, what, v, i, n-1)
-		}
-	}
-	return nil
-}
-
 func (p *Plain) Linear(at At, y, x *Tensor, w Weight, bias *Tensor) {
-	shaped(at, x, x.Rows, w.In())
-	shaped(at, y, x.Rows, w.Out())
-	shaped(at, bias, 1, w.Out())
+	CheckLinear(at, y, x, w, bias)
 	p.do(at, func() error {
 		wf, err := p.weight(w, x.DType)
 		if err != nil {
@@ -62,11 +47,7 @@ func (p *Plain) Linear(at At, y, x *Tensor, w Weight, bias *Tensor) {
 }
 
 func (p *Plain) LinearBackward(at At, dx, dw, dbias, dy, x *Tensor, w Weight) {
-	shaped(at, dy, x.Rows, w.Out())
-	shaped(at, dx, x.Rows, w.In())
-	shaped(at, dw, w.Out(), w.In())
-	shaped(at, dbias, 1, w.Out())
-	full(at, dw, dbias)
+	CheckLinearBackward(at, dx, dw, dbias, dy, x, w)
 	p.do(at, func() error {
 		wf, err := p.weight(w, x.DType)
 		if err != nil {
@@ -80,8 +61,8 @@ func (p *Plain) LinearBackward(at At, dx, dw, dbias, dy, x *Tensor, w Weight) {
 }
 
 func (p *Plain) LoRALinear(at At, y, u, x *Tensor, w Weight, bias *Tensor, a *Adapter) {
+	CheckLoRALinear(at, y, u, x, w, bias, a)
 	p.Linear(at, y, x, w, bias)
-	shaped(at, u, x.Rows, a.A.Rows)
 	p.do(at, func() error {
 		out, kept := load(y), make([]float32, u.Len())
 		LoRAForward(out, kept, p.dropped(at, x, a), load(a.A), load(a.B), loraShape(x, w, a))
@@ -92,9 +73,8 @@ func (p *Plain) LoRALinear(at At, y, u, x *Tensor, w Weight, bias *Tensor, a *Ad
 }
 
 func (p *Plain) LoRALinearBackward(at At, dx, dy, u, x *Tensor, w Weight, a *Adapter) {
+	CheckLoRALinearBackward(at, dx, dy, u, x, w, a)
 	p.LinearBackward(at, dx, nil, nil, dy, x, w)
-	shaped(at, u, x.Rows, a.A.Rows)
-	full(at, a.GradA, a.GradB)
 	p.do(at, func() error {
 		s := loraShape(x, w, a)
 		branch := make([]float32, x.Len())
@@ -134,10 +114,7 @@ func loraShape(x *Tensor, w Weight, a *Adapter) LoRAShape {
 }
 
 func (p *Plain) RMSNorm(at At, y, r, x, w *Tensor, eps float32) {
-	shaped(at, y, x.Rows, x.Cols)
-	shaped(at, w, 1, w.Cols)
-	shaped(at, r, x.Rows, groups(at, x, w))
-	full(at, r)
+	CheckRMSNorm(at, y, r, x, w)
 	p.do(at, func() error {
 		out := make([]float32, y.Len())
 		RMSNorm(out, load(r), load(x), load(w), w.Cols, eps, y.DType)
@@ -147,10 +124,7 @@ func (p *Plain) RMSNorm(at At, y, r, x, w *Tensor, eps float32) {
 }
 
 func (p *Plain) RMSNormBackward(at At, dx, dw, dy, x, w, r *Tensor) {
-	shaped(at, dx, x.Rows, x.Cols)
-	shaped(at, dy, x.Rows, x.Cols)
-	shaped(at, r, x.Rows, groups(at, x, w))
-	full(at, dw)
+	CheckRMSNormBackward(at, dx, dw, dy, x, w, r)
 	p.do(at, func() error {
 		into := gradient(dx, x.Len())
 		RMSNormBackward(into, load(dw), load(dy), load(x), load(w), load(r), w.Cols, x.DType)
@@ -159,18 +133,10 @@ func (p *Plain) RMSNormBackward(at At, dx, dw, dy, x, w, r *Tensor) {
 	})
 }
 
-// groups is the number of parts of a row of x that w normalizes one by one.
-func groups(at At, x, w *Tensor) int {
-	if x.Cols%w.Cols != 0 {
-		panic(fmt.Sprintf("op: %v: rows of %d values cannot be normalized by %d", at, x.Cols, w.Cols))
-	}
-	return x.Cols / w.Cols
-}
-
 func (p *Plain) RoPE(at At, y, x, cos, sin *Tensor, positions *Ints) {
-	shaped(at, y, positions.Len, x.Cols)
+	CheckRoPE(at, y, x, positions)
 	p.do(at, func() error {
-		if err := within(positions, cos.Rows, "position", false); err != nil {
+		if err := CheckIndices(positions.Name, ints(positions), cos.Rows, "position", false); err != nil {
 			return err
 		}
 		d := 2 * cos.Cols
@@ -182,9 +148,9 @@ func (p *Plain) RoPE(at At, y, x, cos, sin *Tensor, positions *Ints) {
 }
 
 func (p *Plain) RoPEBackward(at At, dx, dy, cos, sin *Tensor, positions *Ints) {
-	shaped(at, dx, positions.Len, dy.Cols)
+	CheckRoPE(at, dx, dy, positions)
 	p.do(at, func() error {
-		if err := within(positions, cos.Rows, "position", false); err != nil {
+		if err := CheckIndices(positions.Name, ints(positions), cos.Rows, "position", false); err != nil {
 			return err
 		}
 		d := 2 * cos.Cols
@@ -196,15 +162,10 @@ func (p *Plain) RoPEBackward(at At, dx, dy, cos, sin *Tensor, positions *Ints) {
 }
 
 func (p *Plain) Attention(at At, y, stats, q, k, v *Tensor, segmentsQ, segmentsKV *Ints, bias *Tensor, s AttentionShape) {
-	shaped(at, y, q.Rows, s.Heads*s.Dim)
-	shaped(at, q, q.Rows, s.Heads*s.Dim)
-	shaped(at, k, v.Rows, s.KVHeads*s.Dim)
-	shaped(at, stats, q.Rows, 2*s.Heads)
-	full(at, stats)
-	sameSegments(at, segmentsQ, segmentsKV, bias)
+	CheckAttention(at, y, stats, q, k, v, segmentsQ, segmentsKV, bias, s)
 	s.T = q.DType
 	p.do(at, func() error {
-		if err := errors.Join(bounds(segmentsQ, q.Rows), bounds(segmentsKV, k.Rows)); err != nil {
+		if err := errors.Join(CheckSegments(segmentsQ.Name, ints(segmentsQ), q.Rows), CheckSegments(segmentsKV.Name, ints(segmentsKV), k.Rows)); err != nil {
 			return err
 		}
 		out, kept := make([]float32, y.Len()), make([]float32, stats.Len())
@@ -215,35 +176,11 @@ func (p *Plain) Attention(at At, y, stats, q, k, v *Tensor, segmentsQ, segmentsK
 	})
 }
 
-// sameSegments panics unless there are as many segments of queries as of keys, and one if each pair of them has a bias.
-func sameSegments(at At, segmentsQ, segmentsKV *Ints, bias *Tensor) {
-	if n := segmentsQ.Len; n != segmentsKV.Len || bias != nil && n != 2 {
-		panic(fmt.Sprintf("op: %v: %d bounds of segments of queries and %d of keys: want as many, and two with a bias", at, n, segmentsKV.Len))
-	}
-}
-
-// bounds checks that segments ascend from 0 to at most rows.
-func bounds(x *Ints, rows int) error {
-	before := int32(0)
-	for i, v := range ints(x) {
-		if v < before || int(v) > rows || i == 0 && v != 0 {
-			return fmt.Errorf("%s: segment bound %d at %d: want bounds that ascend from 0 to at most %d", x.Name, v, i, rows)
-		}
-		before = v
-	}
-	return nil
-}
-
 func (p *Plain) AttentionBackward(at At, dq, dk, dv, dbias, dy, q, k, v, stats *Tensor, segmentsQ, segmentsKV *Ints, bias *Tensor, s AttentionShape) {
-	shaped(at, dq, q.Rows, q.Cols)
-	shaped(at, dk, k.Rows, k.Cols)
-	shaped(at, dv, v.Rows, v.Cols)
-	shaped(at, dy, q.Rows, q.Cols)
-	full(at, dbias)
-	sameSegments(at, segmentsQ, segmentsKV, bias)
+	CheckAttentionBackward(at, dq, dk, dv, dbias, dy, q, k, v, segmentsQ, segmentsKV, bias)
 	s.T = q.DType
 	p.do(at, func() error {
-		if err := errors.Join(bounds(segmentsQ, q.Rows), bounds(segmentsKV, k.Rows)); err != nil {
+		if err := errors.Join(CheckSegments(segmentsQ.Name, ints(segmentsQ), q.Rows), CheckSegments(segmentsKV.Name, ints(segmentsKV), k.Rows)); err != nil {
 			return err
 		}
 		gq, gk, gv := gradient(dq, q.Len()), gradient(dk, k.Len()), gradient(dv, v.Len())
@@ -257,11 +194,11 @@ func (p *Plain) AttentionBackward(at At, dq, dk, dv, dbias, dy, q, k, v, stats *
 }
 
 func (p *Plain) CacheAppend(at At, cache, x *Tensor, position *Ints) {
-	shaped(at, x, x.Rows, cache.Cols)
+	CheckCacheAppend(at, cache, x)
 	p.do(at, func() error {
 		first := int(ints(position)[0])
-		if first < 0 || first+x.Rows > cache.Rows {
-			return fmt.Errorf("%s holds %d positions: no room for %d at %d", cache.Name, cache.Rows, x.Rows, first)
+		if err := CheckRoom(cache, first, x.Rows); err != nil {
+			return err
 		}
 		store(cache.View(first, first+x.Rows), load(x))
 		return nil
@@ -269,8 +206,7 @@ func (p *Plain) CacheAppend(at At, cache, x *Tensor, position *Ints) {
 }
 
 func (p *Plain) Gate(at At, y, gate, up *Tensor, act Activation) {
-	shaped(at, y, gate.Rows, gate.Cols)
-	shaped(at, up, gate.Rows, gate.Cols)
+	CheckGate(at, y, gate, up)
 	p.do(at, func() error {
 		out := make([]float32, y.Len())
 		Gate(out, load(gate), load(up), act, y.DType)
@@ -280,9 +216,7 @@ func (p *Plain) Gate(at At, y, gate, up *Tensor, act Activation) {
 }
 
 func (p *Plain) GateBackward(at At, dgate, dup, dy, gate, up *Tensor, act Activation) {
-	shaped(at, dgate, gate.Rows, gate.Cols)
-	shaped(at, dup, gate.Rows, gate.Cols)
-	shaped(at, dy, gate.Rows, gate.Cols)
+	CheckGateBackward(at, dgate, dup, dy, gate, up)
 	p.do(at, func() error {
 		dg, du := gradient(dgate, gate.Len()), gradient(dup, up.Len())
 		GateBackward(dg, du, load(dy), load(gate), load(up), act, dy.DType)
@@ -293,8 +227,7 @@ func (p *Plain) GateBackward(at At, dgate, dup, dy, gate, up *Tensor, act Activa
 }
 
 func (p *Plain) Add(at At, y, a, b *Tensor) {
-	shaped(at, y, a.Rows, a.Cols)
-	shaped(at, b, a.Rows, a.Cols)
+	CheckAdd(at, y, a, b)
 	p.do(at, func() error {
 		out := make([]float32, y.Len())
 		Add(out, load(a), load(b), y.DType)
@@ -304,7 +237,7 @@ func (p *Plain) Add(at At, y, a, b *Tensor) {
 }
 
 func (p *Plain) Dropout(at At, y, x *Tensor, d Dropout) {
-	shaped(at, y, x.Rows, x.Cols)
+	CheckDropout(at, y, x)
 	p.do(at, func() error {
 		out := make([]float32, y.Len())
 		masked(at, out, load(x), x.Cols, d, y.DType)
@@ -314,7 +247,7 @@ func (p *Plain) Dropout(at At, y, x *Tensor, d Dropout) {
 }
 
 func (p *Plain) DropoutBackward(at At, dx, dy *Tensor, d Dropout) {
-	shaped(at, dx, dy.Rows, dy.Cols)
+	CheckDropout(at, dx, dy)
 	p.do(at, func() error {
 		g := make([]float32, dy.Len())
 		masked(at, g, load(dy), dy.Cols, d, dy.DType)
@@ -326,11 +259,9 @@ func (p *Plain) DropoutBackward(at At, dx, dy *Tensor, d Dropout) {
 }
 
 func (p *Plain) HeadLoss(at At, loss, lse, x *Tensor, w Weight, labels *Ints) {
-	shaped(at, loss, x.Rows, 1)
-	shaped(at, lse, x.Rows, 1)
-	full(at, loss, lse)
+	CheckHeadLoss(at, loss, lse, x)
 	p.do(at, func() error {
-		if err := within(labels, w.Out(), "label", true); err != nil {
+		if err := CheckIndices(labels.Name, ints(labels), w.Out(), "label", true); err != nil {
 			return err
 		}
 		wf, err := p.weight(w, x.DType)
@@ -343,11 +274,9 @@ func (p *Plain) HeadLoss(at At, loss, lse, x *Tensor, w Weight, labels *Ints) {
 }
 
 func (p *Plain) HeadLossBackward(at At, dx, dw, lse, x *Tensor, w Weight, labels *Ints, g *Tensor) {
-	shaped(at, dx, x.Rows, x.Cols)
-	shaped(at, g, 1, 1)
-	full(at, dw)
+	CheckHeadLossBackward(at, dx, dw, x, g)
 	p.do(at, func() error {
-		if err := within(labels, w.Out(), "label", true); err != nil {
+		if err := CheckIndices(labels.Name, ints(labels), w.Out(), "label", true); err != nil {
 			return err
 		}
 		wf, err := p.weight(w, x.DType)
@@ -362,11 +291,11 @@ func (p *Plain) HeadLossBackward(at At, dx, dw, lse, x *Tensor, w Weight, labels
 }
 
 func (p *Plain) Choose(at At, token *Ints, logits *Tensor, c Choice, clock *Ints) {
-	shaped(at, logits, 1, logits.Cols)
+	CheckChoose(at, logits)
 	p.do(at, func() error {
 		z := load(logits)
-		if i := slices.IndexFunc(z, func(v float32) bool { return v != v }); i >= 0 {
-			return fmt.Errorf("the logit of token %d is NaN", i)
+		if err := CheckLogits(z); err != nil {
+			return err
 		}
 		ints(token)[0] = int32(Choose(z, c, int(ints(clock)[ClockStep])))
 		return nil
@@ -374,7 +303,7 @@ func (p *Plain) Choose(at At, token *Ints, logits *Tensor, c Choice, clock *Ints
 }
 
 func (p *Plain) GradNorm(at At, norm *Tensor, grads []*Tensor) {
-	shaped(at, norm, 1, 1)
+	CheckGradNorm(at, norm)
 	p.do(at, func() error {
 		var all [][]float32
 		for _, g := range grads {
@@ -386,10 +315,7 @@ func (p *Plain) GradNorm(at At, norm *Tensor, grads []*Tensor) {
 }
 
 func (p *Plain) AdamW(at At, x, m, v, g, scalars, norm *Tensor) {
-	for _, t := range []*Tensor{m, v, g} {
-		shaped(at, t, x.Rows, x.Cols)
-	}
-	full(at, x, m, v, g)
+	CheckAdamW(at, x, m, v, g)
 	p.do(at, func() error {
 		optim.AdamW(load(x), load(m), load(v), load(g), load(scalars), load(norm)[0])
 		return nil
@@ -397,8 +323,7 @@ func (p *Plain) AdamW(at At, x, m, v, g, scalars, norm *Tensor) {
 }
 
 func (p *Plain) AdamW8(at At, x *Tensor, s *State8, g, scalars, norm *Tensor) {
-	shaped(at, g, x.Rows, x.Cols)
-	full(at, x, g)
+	CheckAdamW8(at, x, g)
 	p.do(at, func() error {
 		optim.AdamW8(load(x), s.Handle.(*optim.State8), load(g), load(scalars), load(norm)[0], quant.Spec)
 		return nil
