@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"qlora/accel"
 	"qlora/cmd/qlora/internal/base"
 	"qlora/cmd/qlora/internal/config"
 	"qlora/ref/checkpoint"
@@ -15,13 +16,14 @@ import (
 
 // openDevice makes the device of a name, which may hold limit bytes.
 func openDevice(name string, limit config.Size) (op.Device, error) {
-	switch name {
-	case "auto", "ref":
-		return op.NewPlain(int64(limit)), nil
-	case "cpu", "cuda", "vulkan":
-		return nil, fmt.Errorf("device %s: this program has no %s yet; use --device ref (`qlora devices` lists what there is)", name, name)
+	if !accel.Known(name) {
+		return nil, config.Usagef("device %q: want auto, ref, cpu, cuda or vulkan", name)
 	}
-	return nil, config.Usagef("device %q: want auto, ref, cpu, cuda or vulkan", name)
+	d, err := accel.Open(name, int64(limit))
+	if err != nil {
+		return nil, fmt.Errorf("%w; `qlora devices` lists what there is", err)
+	}
+	return d, nil
 }
 
 // parseCompute knows the types in which models compute.
@@ -71,7 +73,7 @@ type inference struct {
 	Block   int         `name:"blocksize" help:"weights a scale"`
 	Offset  string      `name:"nested_offset" help:"how a checkpoint in 4 bits is read: float32, or bfloat16 as loaders do whose default type that is"`
 	Compute string      `name:"compute" alias:"compute_dtype" help:"bfloat16, float16 or float32"`
-	Device  string      `name:"device" help:"auto, ref"`
+	Device  string      `name:"device" help:"auto, cpu, ref"`
 	Limit   config.Size `name:"memory_limit" help:"most memory that the device may hold; 0 is no limit"`
 }
 

@@ -183,7 +183,7 @@ func conformanceList(c console, args []string) error {
 
 func conformanceRun(c console, args []string) error {
 	var o struct {
-		Device string `name:"device" help:"auto, ref"`
+		Device string `name:"device" help:"auto, cpu, ref"`
 		selection
 		judgement
 	}
@@ -205,7 +205,7 @@ func conformanceRun(c console, args []string) error {
 
 // openImplementation is openDevice for the suite. The reference has all that is specified, the others what op.Device has.
 func openImplementation(name string) (*conformance.Implementation, error) {
-	if name == "auto" || name == "ref" {
+	if name == "ref" {
 		return conformance.Reference(), nil
 	}
 	return conformance.OnDevice(func() (op.Device, error) { return openDevice(name, 0) })

@@ -58,7 +58,7 @@ func TestConformanceExitCodes(t *testing.T) {
 		{run("--max-elements", "-1"), 2, "below 0"},
 		{run("--json", filepath.Join(dir, "none", "out")), 2, "flag --json"},
 		{run("--junit", dir), 2, "flag --junit"},
-		{run("--device", "cuda"), 1, "no cuda yet"},
+		{run("--device", "cuda"), 1, "device cuda: not part of this program yet"},
 		{run("--device", "abacus"), 2, "abacus"},
 		{run("here"), 2, `"here" is no flag`},
 		{[]string{"conformance"}, 2, "want conformance list, conformance run, conformance export, conformance verify"},

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+
+	"qlora/accel"
 )
 
 // device is a line of the list.
@@ -12,14 +14,7 @@ type device struct {
 	What      string `json:"what"`
 }
 
-// allDevices says what there is and why the rest is not.
-var allDevices = []device{
-	{"ref", true, "the specification in plain Go, one core"},
-	{"cpu", false, "not part of this program yet"},
-	{"cuda", false, "not part of this program yet"},
-	{"vulkan", false, "not part of this program yet"},
-}
-
+// devices says what there is and why the rest is not.
 func devices(c console, args []string) error {
 	var o struct {
 		JSON bool `name:"json" help:"print JSON"`
@@ -27,10 +22,18 @@ func devices(c console, args []string) error {
 	if shown, err := parseAll(c, "devices", args, &o); shown || err != nil {
 		return err
 	}
-	if o.JSON {
-		return json.NewEncoder(c.out).Encode(allDevices)
+	var all []device
+	for _, e := range accel.Entries {
+		what, err := e.Find()
+		if err != nil {
+			what = err.Error()
+		}
+		all = append(all, device{e.Name, err == nil, what})
 	}
-	for _, d := range allDevices {
+	if o.JSON {
+		return json.NewEncoder(c.out).Encode(all)
+	}
+	for _, d := range all {
 		mark := "no "
 		if d.Available {
 			mark = "yes"

@@ -241,7 +241,7 @@ func TestMistakes(t *testing.T) {
 		{"train --data " + filepath.Join(tmp, "none"), 1, "no such file"},
 		{"train --model " + tmp, 1, "config.json"},
 		{"train --model nothing", 1, "nothing"},
-		{"train --device cuda", 1, "use --device ref"},
+		{"train --device cuda", 1, "qlora devices"},
 		{"train --memory-limit 1KiB --output " + run, 1, "memory limit"},
 		{"generate --temperature -1", 2, "temperature"},
 		{"generate --tokens 600", 1, "context of 512"},

@@ -27,7 +27,7 @@ type trainOptions struct {
 type workOptions struct {
 	Output       string      `name:"output_dir" alias:"output" help:"folder of the run; the next free runs/NAME-N if empty"`
 	Resume       bool        `name:"resume" help:"go on from the last checkpoint in output_dir"`
-	Device       string      `name:"device" help:"auto, ref"`
+	Device       string      `name:"device" help:"auto, cpu, ref"`
 	MemoryLimit  config.Size `name:"memory_limit" help:"most memory that the device may hold; 0 is no limit"`
 	SaveSteps    int         `name:"save_steps" help:"steps between checkpoints; 0 saves at the end alone"`
 	LoggingSteps int         `name:"logging_steps" help:"steps between lines where there is no terminal"`

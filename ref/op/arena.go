@@ -45,6 +45,9 @@ type Mark struct {
 	depth int
 }
 
+// Lifetime is the one whose allocations m stands in.
+func (m Mark) Lifetime() Lifetime { return m.life }
+
 // Alloc accounts for bytes under a name such as "weights/layers.0.q_proj", whose first component is the part. Above the
 // cap nothing is accounted and the error carries the table of what is held.
 func (a *Arena) Alloc(life Lifetime, name string, bytes int64) error {

@@ -55,7 +55,7 @@ func NewScalars(c AdamWConfig, maxNorm float32, t int) []float32 {
 //
 // Every operation rounds to float32. (PyTorch's own AdamW computes m as m + (g − m)·(1 − β1), which rounds otherwise.)
 func AdamW(p, m, v, g, scalars []float32, norm float32) {
-	clip := ClipScale(norm, scalars[scalarMaxNorm])
+	clip := Clip(scalars, norm)
 	for i := range p {
 		p[i], m[i], v[i] = adamW(p[i], m[i], v[i], float32(g[i]*clip), scalars)
 	}

@@ -28,3 +28,6 @@ func ClipScale(norm, maxNorm float32) float32 {
 	}
 	return min(1, maxNorm/(norm+1e-6))
 }
+
+// Clip is ClipScale for a step's scalars.
+func Clip(scalars []float32, norm float32) float32 { return ClipScale(norm, scalars[scalarMaxNorm]) }

@@ -1,0 +1,264 @@
+package kernel
+
+import (
+	"math"
+
+	"qlora/ref/num"
+)
+
+// portable is every kernel in plain Go: the loops of the comments in Set.
+func portable() *Set {
+	s := &Set{
+		Name: "portable", MR: 4, NR: 4, RowWidth: 8,
+		Transpose: transpose, Magnitudes: magnitudes,
+		WidenBFloat16: widenBFloat16, NarrowBFloat16: narrowBFloat16, RoundBFloat16: num.BFloat16.RoundAll,
+		WidenFloat16: widenFloat16, NarrowFloat16: narrowFloat16, RoundFloat16: num.Float16.RoundAll,
+		Dequantize4: dequantize4, Dequantize4Rounded: dequantize4Rounded, Dequantize4BFloat16: dequantize4BFloat16,
+		Dequantize8: dequantize8, Absmax: absmax, Codes4: codes4,
+		Sum: num.Sum, Max: largest, Add: add, Mul: mul, Scale: scale, Shift: shift, Divide: divide, Axpy: axpy,
+		ExpMinus: expMinus, Sigmoid: sigmoid, Tanh: tanh, SiLU: silu, AdamW: adamW,
+	}
+	// Both round each product, which has the fused ones' bits wherever those may be called.
+	s.Tile, s.TileFused = tile, tile
+	s.Row, s.RowFused = row, row
+	return s
+}
+
+func tile(c []float32, stride int, a, b []float32) {
+	c0, c1, c2, c3 := c[:4], c[stride:stride+4], c[2*stride:2*stride+4], c[3*stride:3*stride+4]
+	for j := range 4 {
+		s0, s1, s2, s3 := c0[j], c1[j], c2[j], c3[j]
+		for p := 0; p+4 <= len(b); p += 4 {
+			x, v := a[p:p+4:p+4], b[p+j]
+			s0 += float32(x[0] * v)
+			s1 += float32(x[1] * v)
+			s2 += float32(x[2] * v)
+			s3 += float32(x[3] * v)
+		}
+		c0[j], c1[j], c2[j], c3[j] = s0, s1, s2, s3
+	}
+}
+
+func row(c, a, b []float32) {
+	s0, s1, s2, s3, s4, s5, s6, s7 := c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
+	for p, x := range a {
+		w := b[8*p : 8*p+8 : 8*p+8]
+		s0 += float32(x * w[0])
+		s1 += float32(x * w[1])
+		s2 += float32(x * w[2])
+		s3 += float32(x * w[3])
+		s4 += float32(x * w[4])
+		s5 += float32(x * w[5])
+		s6 += float32(x * w[6])
+		s7 += float32(x * w[7])
+	}
+	c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7] = s0, s1, s2, s3, s4, s5, s6, s7
+}
+
+func transpose(dst []float32, width int, src []float32, stride, rows, cols int) {
+	for i := range rows {
+		for j, v := range src[i*stride : i*stride+cols] {
+			dst[j*width+i] = v
+		}
+	}
+}
+
+func magnitudes(x []float32) (least, greatest uint32) {
+	least = math.MaxUint32
+	for _, v := range x {
+		b := math.Float32bits(v) &^ (1 << 31)
+		greatest = max(greatest, b)
+		if b != 0 {
+			least = min(least, b)
+		}
+	}
+	return least, greatest
+}
+
+func widenBFloat16(dst []float32, src []uint16) {
+	src = src[:len(dst)]
+	for i := range dst {
+		dst[i] = num.FromBFloat16(src[i])
+	}
+}
+
+func narrowBFloat16(dst []uint16, src []float32) {
+	src = src[:len(dst)]
+	for i := range dst {
+		dst[i] = num.ToBFloat16(src[i])
+	}
+}
+
+func widenFloat16(dst []float32, src []uint16) {
+	for i := range dst {
+		dst[i] = num.FromFloat16(src[i])
+	}
+}
+
+func narrowFloat16(dst []uint16, src []float32) {
+	for i := range dst {
+		dst[i] = num.ToFloat16(src[i])
+	}
+}
+
+func dequantize4(dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
+	for b := 0; b*blocksize < len(dst); b++ {
+		block := dst[b*blocksize : min((b+1)*blocksize, len(dst))]
+		var scaled [16]float32
+		for c, v := range values {
+			scaled[c] = float32(v * absmax[b])
+		}
+		for i, p := range packed[b*blocksize/2 : b*blocksize/2+len(block)/2] {
+			block[2*i], block[2*i+1] = scaled[p>>4], scaled[p&15]
+		}
+	}
+}
+
+func dequantize4Rounded(dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
+	dequantize4(dst, packed, absmax, values, blocksize)
+	num.BFloat16.RoundAll(dst)
+}
+
+func dequantize4BFloat16(dst []uint16, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
+	for b := 0; b*blocksize < len(dst); b++ {
+		block := dst[b*blocksize : min((b+1)*blocksize, len(dst))]
+		var scaled [16]uint16
+		for c, v := range values {
+			scaled[c] = num.ToBFloat16(float32(v * absmax[b]))
+		}
+		for i, p := range packed[b*blocksize/2 : b*blocksize/2+len(block)/2] {
+			block[2*i], block[2*i+1] = scaled[p>>4], scaled[p&15]
+		}
+	}
+}
+
+func dequantize8(dst []float32, codes []byte, absmax []float32, values *[256]float32, offset float32) {
+	for i := range dst {
+		dst[i] = float32(values[codes[i]]*absmax[i/256]) + offset
+	}
+}
+
+func absmax(x []float32) (m float32) {
+	for _, v := range x {
+		m = max(m, float32(math.Abs(float64(v))))
+	}
+	return m
+}
+
+func codes4(packed []byte, x []float32, r float32, thresholds *[15]float32, ascending *[16]uint8) {
+	for i := range packed {
+		packed[i] = code4(float32(x[2*i]*r), thresholds, ascending)<<4 | code4(float32(x[2*i+1]*r), thresholds, ascending)
+	}
+}
+
+// code4 finds the number of thresholds below x by halves. NaN exceeds none.
+func code4(x float32, thresholds *[15]float32, ascending *[16]uint8) uint8 {
+	n := 0
+	for half := 8; half > 0; half /= 2 {
+		if x > thresholds[n+half-1] {
+			n += half
+		}
+	}
+	return ascending[n]
+}
+
+func largest(x []float32) float32 {
+	m := x[0]
+	for _, v := range x {
+		m = max(m, v)
+	}
+	return m
+}
+
+func add(y, a, b []float32) {
+	a, b = a[:len(y)], b[:len(y)]
+	for i := range y {
+		y[i] = a[i] + b[i]
+	}
+}
+
+func mul(y, a, b []float32) {
+	a, b = a[:len(y)], b[:len(y)]
+	for i := range y {
+		y[i] = a[i] * b[i]
+	}
+}
+
+func scale(y, a []float32, s float32) {
+	a = a[:len(y)]
+	for i := range y {
+		y[i] = a[i] * s
+	}
+}
+
+func shift(y, a []float32, s float32) {
+	a = a[:len(y)]
+	for i := range y {
+		y[i] = a[i] + s
+	}
+}
+
+func divide(y, a []float32, s float32) {
+	a = a[:len(y)]
+	for i := range y {
+		y[i] = a[i] / s
+	}
+}
+
+func axpy(y, a []float32, s float32) {
+	a = a[:len(y)]
+	for i := range y {
+		y[i] += float32(s * a[i])
+	}
+}
+
+func expMinus(y, x []float32, m float32) {
+	for i := range y {
+		y[i] = num.Exp(x[i] - m)
+	}
+}
+
+func sigmoid(y, x []float32) {
+	for i := range y {
+		y[i] = num.Sigmoid(x[i])
+	}
+}
+
+func tanh(y, x []float32) {
+	for i := range y {
+		y[i] = num.Tanh(x[i])
+	}
+}
+
+func silu(y, slope, x []float32) {
+	for i := range y {
+		v := x[i]
+		s := num.Sigmoid(v)
+		y[i] = float32(v * s)
+		if slope != nil {
+			slope[i] = float32(s * (1 + float32(v*(1-s))))
+		}
+	}
+}
+
+// The scalars of a step, in the order of package optim.
+const (
+	decay = iota
+	beta1
+	oneMinusBeta1
+	beta2
+	oneMinusBeta2
+	rootBias2
+	eps
+	stepSize
+)
+
+func adamW(p, m, v, g, s []float32, clip float32) {
+	for i := range p {
+		gi := float32(g[i] * clip)
+		m[i] = float32(m[i]*s[beta1]) + float32(gi*s[oneMinusBeta1])
+		v[i] = float32(v[i]*s[beta2]) + float32(float32(gi*s[oneMinusBeta2])*gi)
+		root := float32(math.Sqrt(float64(v[i])))
+		p[i] = float32(p[i]*s[decay]) + float32(m[i]*s[stepSize])/(root/s[rootBias2]+s[eps])
+	}
+}

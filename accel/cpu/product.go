@@ -1,0 +1,334 @@
+package cpu
+
+import (
+	"math"
+
+	"qlora/accel/cpu/kernel"
+	"qlora/ref/num"
+	"qlora/ref/op"
+	"qlora/ref/quant"
+)
+
+// product is c[i][j] = Σ a(i, k)·b(j, k), k ascending, in one float32 accumulator an element that begins at +0 or at what c holds.
+//
+// As in every fast matrix product (Goto and van de Geijn, 2008) both operands are packed: into panels of as many lanes as a tile has
+// rows or columns, k by k. k is cut into blocks of blockK, so that a panel stays in the first-level cache; the accumulators wait in
+// memory from one block to the next, so their order is not cut. Packing widens, dequantizes and rounds, once an element; it also finds the
+// magnitudes that decide whether a tile's multiply-adds may be fused.
+type product struct {
+	m, n, k int
+	a, b    matrix
+	t       num.DType // of the operands: products of float32 are not exact
+	begin   []float32 // [m, n], or nil for +0
+	// store takes row i of c, columns from j on, when they are complete. It may change them.
+	store func(w *scratch, i, j int, c []float32)
+}
+
+// matrix is an operand as it lies: dense or 4-bit, row-major. Its lanes are its rows and k runs along them; or, if down, k runs down the
+// rows, and lanes are columns.
+type matrix struct {
+	dense values
+	codes *quant.Tensor
+	cols  int
+	t     num.DType // to which elements are rounded as they are read
+	down  bool
+}
+
+// matrixOf is t as it lies.
+func matrixOf(t *op.Tensor) matrix { return matrix{dense: of(t), cols: t.Cols, t: t.DType} }
+
+// rounded is t's matrix, read in another type.
+func rounded(t *op.Tensor, to num.DType) matrix { return matrix{dense: of(t), cols: t.Cols, t: to} }
+
+// weightOf is w as products of a compute type see it.
+func weightOf(w op.Weight, t num.DType) matrix {
+	if w.Quantized != nil {
+		return matrix{codes: w.Quantized.Handle.(*quant.Tensor), cols: w.In(), t: t}
+	}
+	return rounded(w.Dense, t)
+}
+
+// across is the matrix with k down its rows.
+func (x matrix) across() matrix {
+	x.down = true
+	return x
+}
+
+const (
+	blockK = 256 // of k that a panel holds
+	blockN = 256 // columns of c that a task computes, at most
+	blockM = 96  // rows of a that stay in the second-level cache while the panels of b go by
+	// packedA is how many elements of a are packed at a time, about: they should stay in the last-level cache.
+	packedA = 2 << 20
+	fewRows = 4 // up to here tiles would be mostly empty, and rows are computed one by one
+)
+
+// product computes p. Threads take blocks of c.
+func (d *Device) product(p product) {
+	switch {
+	case p.m == 0 || p.n == 0:
+		return
+	case p.m <= fewRows:
+		d.productOfRows(p)
+		return
+	}
+	g := d.grid(p)
+	var c []float32
+	if g.stepK < p.k {
+		c = d.shared.floats(slotC, g.rows*g.cols)
+	}
+	for k0 := 0; k0 == 0 || k0 < p.k; k0 += g.stepK {
+		k1 := min(k0+g.stepK, p.k)
+		a := d.packLeft(p, g, k0, k1)
+		d.tasks(g.tasks(), func(w *scratch, task int) {
+			b := g.block(task, p)
+			if b.c, b.stride = c, g.cols; c == nil {
+				b.c, b.stride = w.floats(slotC, g.stepM*g.stepN), g.stepN
+			} else {
+				b.c = c[b.i*g.cols+b.j:]
+			}
+			if k0 == 0 {
+				b.start(p, d.kernel.MR, d.kernel.NR)
+			}
+			b.add(d.kernel, w, p, a, k0, k1)
+			if k1 == p.k {
+				b.finish(w, p)
+			}
+		})
+	}
+}
+
+// grid is how a product is cut: c, padded to whole tiles, into stepM×stepN, and k into stepK for which a is packed at once.
+type grid struct {
+	rows, cols          int
+	stepM, stepN, stepK int
+}
+
+// grid makes at least two tasks a thread, of columns first: then nothing of b is packed twice.
+func (d *Device) grid(p product) grid {
+	mr, nr := d.kernel.MR, d.kernel.NR
+	g := grid{rows: roundUp(p.m, mr), cols: roundUp(p.n, nr)}
+	g.stepN = min(blockN, roundUp(ceil(p.n, 2*d.threads), nr))
+	g.stepM = g.rows
+	if across := ceil(g.cols, g.stepN); across < 2*d.threads && d.threads > 1 {
+		g.stepM = roundUp(ceil(g.rows, ceil(2*d.threads, across)), mr)
+	}
+	g.stepK = max(blockK, packedA/g.rows/blockK*blockK)
+	return g
+}
+
+func (g grid) tasks() int { return ceil(g.rows, g.stepM) * ceil(g.cols, g.stepN) }
+
+// block is the part of c that a task computes: m×n elements from (i, j) on, in memory that is padded to whole tiles.
+type block struct {
+	i, j, m, n int
+	c          []float32
+	stride     int
+}
+
+func (g grid) block(task int, p product) block {
+	down := ceil(g.rows, g.stepM)
+	i, j := task%down*g.stepM, task/down*g.stepN
+	return block{i: i, j: j, m: min(g.stepM, p.m-i), n: min(g.stepN, p.n-j)}
+}
+
+// start sets the accumulators to what they begin at, and to zero where they are padding to whole tiles of rows×cols.
+func (b block) start(p product, rows, cols int) {
+	for i := range roundUp(b.m, rows) {
+		line := b.c[i*b.stride:][:roundUp(b.n, cols)]
+		clear(line)
+		if p.begin != nil && i < b.m {
+			copy(line[:b.n], p.begin[(b.i+i)*p.n+b.j:])
+		}
+	}
+}
+
+func (b block) finish(w *scratch, p product) {
+	for i := range b.m {
+		p.store(w, b.i+i, b.j, b.c[i*b.stride:][:b.n])
+	}
+}
+
+// add takes the products of k0 ≤ k < k1, for which a is packed.
+func (b block) add(k *kernel.Set, w *scratch, p product, a panels, k0, k1 int) {
+	for from := k0; from < k1; from += blockK {
+		n := min(blockK, k1-from)
+		right := packed(k, w, w.floats(slotB, roundUp(b.n, k.NR)*n), p.b, b.j, b.n, from, n, k.NR, p.t)
+		left := a.of(from-k0, n)
+		for i := 0; i < b.m; i += blockM {
+			rows := min(blockM, b.m-i)
+			for q := range right.count {
+				for r := i / k.MR; r*k.MR < i+rows; r++ {
+					at := b.i/k.MR + r
+					tile := k.Tile
+					if p.t != num.Float32 && exact(left.limits[at], right.limits[q]) {
+						tile = k.TileFused
+					}
+					tile(b.c[r*k.MR*b.stride+q*k.NR:], b.stride, left.panel(at), right.panel(q))
+				}
+			}
+		}
+	}
+}
+
+// panels are lanes of an operand, width at a time, k by k.
+type panels struct {
+	width, count, k int
+	x               []float32 // [count, k, width]
+	limits          []limits  // of each panel
+}
+
+func (p panels) panel(i int) []float32 { return p.x[i*p.k*p.width : (i+1)*p.k*p.width] }
+
+// of is the block of k that begins at from, of panels that hold one block after the other.
+func (p panels) of(from, k int) panels {
+	at := from * p.width * p.count
+	return panels{p.width, p.count, k, p.x[at : at+k*p.width*p.count], p.limits[from/blockK*p.count:][:p.count]}
+}
+
+// packLeft packs a for k0 ≤ k < k1: blocks of k one after the other, each [panels, k, MR].
+func (d *Device) packLeft(p product, g grid, k0, k1 int) panels {
+	mr := d.kernel.MR
+	all := panels{width: mr, count: g.rows / mr, x: d.shared.floats(slotA, g.rows*(k1-k0))}
+	blocks := ceil(k1-k0, blockK)
+	all.limits = d.shared.limitsOf(blocks * all.count)
+	const together = 8 // panels a task packs
+	groups := ceil(all.count, together)
+	d.tasks(blocks*groups, func(w *scratch, task int) {
+		from := task / groups * blockK
+		n := min(blockK, k1-k0-from)
+		first := task % groups * together
+		count := min(together, all.count-first)
+		to := all.of(from, n)
+		part := packed(d.kernel, w, to.x[first*n*mr:(first+count)*n*mr], p.a, first*mr, min(count*mr, p.m-first*mr), k0+from, n, mr, p.t)
+		copy(to.limits[first:], part.limits)
+	})
+	return all
+}
+
+// packed packs lanes from lane on, and k from k0 on, into x. Lanes beyond the last are zeros.
+func packed(k *kernel.Set, w *scratch, x []float32, from matrix, lane, lanes, k0, n, width int, t num.DType) panels {
+	p := panels{width: width, count: ceil(lanes, width), k: n, x: x}
+	if lanes%width != 0 {
+		clear(p.panel(p.count - 1))
+	}
+	if from.down {
+		from.packDown(k, w, p, lane, lanes, k0)
+	} else {
+		from.packAlong(k, w, p, lane, lanes, k0)
+	}
+	if t != num.Float32 {
+		p.limits = w.limitsOf(p.count)
+		for i := range p.limits {
+			p.limits[i].least, p.limits[i].greatest = k.Magnitudes(p.panel(i))
+		}
+	}
+	return p
+}
+
+// packAlong packs rows, along which k runs: they are turned.
+func (x matrix) packAlong(k *kernel.Set, w *scratch, p panels, lane, lanes, k0 int) {
+	for i := range p.count {
+		rows := min(p.width, lanes-i*p.width)
+		lines, stride := x.lines(k, w, lane+i*p.width, rows, k0, p.k)
+		k.Transpose(p.panel(i), p.width, lines, stride, rows, p.k)
+		if rows < p.width {
+			clearLanes(p.panel(i), p.width, rows)
+		}
+	}
+}
+
+// clearLanes makes zeros of the lanes of a panel from one on.
+func clearLanes(panel []float32, width, from int) {
+	for ; len(panel) > 0; panel = panel[width:] {
+		clear(panel[from:width])
+	}
+}
+
+// packDown packs columns, down which k runs: lines are cut into panels.
+func (x matrix) packDown(k *kernel.Set, w *scratch, p panels, lane, lanes, k0 int) {
+	for r := range p.k {
+		line, _ := x.lines(k, w, k0+r, 1, lane, lanes)
+		line = line[:lanes]
+		for i := range p.count {
+			copy(p.x[(i*p.k+r)*p.width:][:p.width], line[i*p.width:])
+		}
+	}
+}
+
+// lines gives n elements of each of some rows in float32, and their stride: where they lie, or in scratch.
+func (x matrix) lines(k *kernel.Set, w *scratch, row, rows, from, n int) (lines []float32, stride int) {
+	if x.dense.full != nil && x.t == num.Float32 {
+		return x.dense.full[row*x.cols+from:], x.cols
+	}
+	lines = w.floats(slotLines, rows*n)
+	for i := range rows {
+		x.line(k, w, lines[i*n:(i+1)*n], (row+i)*x.cols+from)
+	}
+	return lines, n
+}
+
+// line sets dst to elements from one on, in row-major order.
+func (x matrix) line(k *kernel.Set, w *scratch, dst []float32, from int) {
+	if x.codes != nil {
+		dequantize(k, w, dst, x.codes, from, x.t)
+		return
+	}
+	x.dense.part(from, from+len(dst)).get(k, dst)
+	if x.dense.t != x.t {
+		round(k, x.t, dst)
+	}
+}
+
+// productOfRows is product for few rows: a is not packed, and b in panels as wide as a row of accumulators.
+func (d *Device) productOfRows(p product) {
+	k := d.kernel
+	a := d.shared.floats(slotA, p.m*p.k)
+	limits := d.shared.limitsOf(p.m)
+	for i := range p.m {
+		line := a[i*p.k : (i+1)*p.k]
+		p.a.lane(k, d.workers[0], line, i)
+		limits[i].least, limits[i].greatest = k.Magnitudes(line)
+	}
+	d.tasks(ceil(p.n, k.RowWidth), func(w *scratch, task int) {
+		b := block{j: task * k.RowWidth, m: p.m, stride: k.RowWidth, c: w.floats(slotC, p.m*k.RowWidth)}
+		b.n = min(k.RowWidth, p.n-b.j)
+		b.start(p, 1, k.RowWidth)
+		for from := 0; from < p.k; from += blockK {
+			n := min(blockK, p.k-from)
+			right := packed(k, w, w.floats(slotB, k.RowWidth*n), p.b, b.j, b.n, from, n, k.RowWidth, p.t)
+			for i := range p.m {
+				row := k.Row
+				if p.t != num.Float32 && exact(limits[i], right.limits[0]) {
+					row = k.RowFused
+				}
+				row(b.c[i*b.stride:(i+1)*b.stride], a[i*p.k+from:][:n], right.x)
+			}
+		}
+		b.finish(w, p)
+	})
+}
+
+// lane sets dst to all of a lane.
+func (x matrix) lane(k *kernel.Set, w *scratch, dst []float32, lane int) {
+	if !x.down {
+		x.line(k, w, dst, lane*x.cols)
+		return
+	}
+	for i := range dst {
+		x.line(k, w, dst[i:i+1], i*x.cols+lane)
+	}
+}
+
+// limits are the least magnitude but 0, and the greatest, of numbers, as bits.
+type limits struct{ least, greatest uint32 }
+
+// exact says whether every product of numbers of 16 bits within these limits is a float32: bfloat16 has 8 bits, so that products have 16 and
+// those from 2^-134 on end at 2^-149; float16 has 11, and its smallest product is 2^-48.
+func exact(a, b limits) bool {
+	if a.greatest == 0 || b.greatest == 0 {
+		return true
+	}
+	wide := func(bits uint32) float64 { return float64(math.Float32frombits(bits)) }
+	return wide(a.least)*wide(b.least) >= 0x1p-134 && wide(a.greatest)*wide(b.greatest) <= 0x1.fffffep127
+}

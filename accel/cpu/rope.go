@@ -1,0 +1,55 @@
+package cpu
+
+import "qlora/ref/op"
+
+func (d *Device) RoPE(at op.At, y, x, cos, sin *op.Tensor, positions *op.Ints) {
+	op.CheckRoPE(at, y, x, positions)
+	d.turn(at, x, cos, sin, positions, 1, func(w *scratch, from int, z []float32) {
+		of(y).part(from, from+len(z)).put(d.kernel, z)
+	})
+}
+
+func (d *Device) RoPEBackward(at op.At, dx, dy, cos, sin *op.Tensor, positions *op.Ints) {
+	op.CheckRoPE(at, dx, dy, positions)
+	if dx == nil {
+		return
+	}
+	d.turn(at, dy, cos, sin, positions, -1, func(w *scratch, from int, z []float32) {
+		of(dx).part(from, from+len(z)).add(d.kernel, z, w.floats(slotZ, len(z)))
+	})
+}
+
+// turn hands the rows of x, each head turned by its angles or back by them, to store.
+func (d *Device) turn(at op.At, x, cos, sin *op.Tensor, positions *op.Ints, sign float32, store func(w *scratch, from int, z []float32)) {
+	d.do(at, func() error {
+		if err := op.CheckIndices(positions.Name, ints(positions), cos.Rows, "position", false); err != nil {
+			return err
+		}
+		from, half := of(x), cos.Cols
+		c := of(cos).at(d.kernel, d.shared.floats(slotX, cos.Len()))
+		s := d.shared.floats(slotY, sin.Len())
+		d.kernel.Scale(s, of(sin).at(d.kernel, s), sign)
+		d.rows(positions.Len, x.Cols, func(w *scratch, i, j int) {
+			y := w.floats(slotX, (j-i)*x.Cols)
+			z := from.part(i*x.Cols, j*x.Cols).at(d.kernel, w.floats(slotY, len(y)))
+			for row, p := range ints(positions)[i:j] {
+				angles := int(p) * half
+				for h := row * x.Cols; h < (row+1)*x.Cols; h += 2 * half {
+					turnHead(y[h:h+2*half], z[h:h+2*half], c[angles:angles+half], s[angles:angles+half])
+				}
+			}
+			store(w, i*x.Cols, y)
+		})
+		return nil
+	})
+}
+
+// turnHead: y[i] = x[i]·c[i] − x[i+half]·s[i],  y[i+half] = x[i+half]·c[i] + x[i]·s[i].
+func turnHead(y, x, c, s []float32) {
+	half := len(c)
+	s, lo, hi, ylo, yhi := s[:half], x[:half], x[half:][:half], y[:half], y[half:][:half]
+	for i, ci := range c {
+		ylo[i] = float32(lo[i]*ci) - float32(hi[i]*s[i])
+		yhi[i] = float32(hi[i]*ci) + float32(lo[i]*s[i])
+	}
+}
