@@ -15,7 +15,7 @@ type Bound func(c *Case, in Tensors, a arithmetic) map[string][]approx
 // quantized has no bound: it is exact everywhere. So are AdamW and its states, by which runs are resumed.
 var bounds = map[string]Bound{
 	"sum": boundSum, "grad_norm": boundGradNorm, "embedding_backward": boundEmbeddingBackward,
-	"linear": boundLinear, "linear_backward": boundLinearBackward,
+	"linear": boundLinear, "linear_backward": boundLinearBackward, "quantize_linear": boundQuantizeLinear,
 	"lora_linear": boundLoRALinear, "lora_linear_backward": boundLoRALinearBackward,
 	"rmsnorm": boundRMSNorm, "rmsnorm_backward": boundRMSNormBackward,
 	"rope": boundRoPE, "rope_backward": boundRoPEBackward,
@@ -137,6 +137,11 @@ func boundLinear(c *Case, in Tensors, a arithmetic) map[string][]approx {
 		}
 	}
 	return map[string][]approx{"y": a.storeAll(y, c.num())}
+}
+
+// boundQuantizeLinear: quantization is exact.
+func boundQuantizeLinear(c *Case, in Tensors, a arithmetic) map[string][]approx {
+	return boundLinear(c, linearOf(c, in), a)
 }
 
 func boundLinearBackward(c *Case, in Tensors, a arithmetic) map[string][]approx {

@@ -19,14 +19,13 @@ var uncovered = map[string]string{
 	"num.RoPEAngle": "rope_table", "num.PowInt": "adamw_scalars",
 
 	"quant.ParseCodebook": names, "quant.ParseProfile": names, "quant.Codebook.Code": "nf4_quantize and its like",
-	"quant.CheckBlocksize": checks, "quant.CheckFinite": checks,
-	"quant.Quantize": "nf4_quantize and nested_quantize, one after the other", "quant.Tensor.Scales": "nested_dequantize",
-	"quant.Tensor.Bytes": memory, "quant.Options.Bytes": memory,
+	"quant.Codebook.Ascending": "nf4_quantize and its like", "quant.Map8.Thresholds": "dynamic_quantize", "quant.CheckBlocksize": checks, "quant.CheckFinite": checks,
+	"quant.Tensor.Scales": "nested_dequantize", "quant.Tensor.Bytes": memory, "quant.Options.Bytes": memory,
 	"quant.AmbiguousCodes": "judges what CUDA kernels of bitsandbytes may give; it specifies nothing",
 	"quant.Explain":        "shows the steps of nf4_quantize", "quant.Float32Entry": "bnb_write", "quant.IsState": names,
 	"quant.ReadState": "bnb_read",
 
-	"op.NewPlain": constructor, "op.Arena.Alloc": memory, "op.Arena.Mark": memory, "op.Arena.Release": memory,
+	"op.NewPlain": constructor, "op.Arena.Alloc": memory, "op.Arena.Mark": memory, "op.Mark.Lifetime": memory, "op.Arena.Release": memory,
 	"op.Arena.Used": memory, "op.Arena.Peak": memory, "op.Arena.Parts": memory, "op.Arena.Table": memory, "op.Bytes": memory,
 	"op.Lifetime.String": names, "op.At.String": names, "op.ParseActivation": names,
 	"op.Arithmetic.Exact": "says whether a declaration is empty", "op.Tensor.View": "a part of a tensor",
@@ -42,7 +41,7 @@ var uncovered = map[string]string{
 	"peft.Patterns.Saves":  "read by llama alone, which says which tensors an adapter replaces",
 	"peft.Names.Empty":     "says whether a field is there", "peft.Patterns.CheckUsed": "for what a person has typed",
 
-	"optim.NewState8": constructor, "optim.State8.Bytes": memory, "optim.Schedule.Check": checks, "optim.Pager.Used": "pager",
+	"optim.NewState8": constructor, "optim.State8.Bytes": memory, "optim.Clip": "clip_scale", "optim.Schedule.Check": checks, "optim.Pager.Used": "pager",
 
 	"checkpoint.Adapter.Close": files, "checkpoint.Adapter.Float32": "adapter_read", "checkpoint.Saved.Shape": "adapter_read",
 	"checkpoint.NewAdapterConfig": constructor, "checkpoint.ParseAdapterConfig": "adapter_read",
@@ -70,7 +69,8 @@ const (
 // specified are the packages of ref whose functions are operations; those above them compose these.
 var specified = []string{"num", "quant", "op", "lora", "optim", "checkpoint"}
 
-// TestEveryFunctionHasCases: each exported function of the packages that specify is what some operation is Of, or is excused.
+// TestEveryFunctionHasCases: each exported function of the packages that specify is what some operation is Of, or is excused, as are the
+// reference device's methods and its checks.
 func TestEveryFunctionHasCases(t *testing.T) {
 	of := map[string]bool{}
 	for _, o := range Operations() {
@@ -82,7 +82,7 @@ func TestEveryFunctionHasCases(t *testing.T) {
 			found[name] = true
 			if reason, excused := uncovered[name]; of[name] && excused {
 				t.Errorf("%s has an operation, yet is excused: %s", name, reason)
-			} else if !of[name] && !excused && !strings.HasPrefix(name, "op.Plain.") {
+			} else if !of[name] && !excused && !strings.HasPrefix(name, "op.Plain.") && !strings.HasPrefix(name, "op.Check") {
 				t.Errorf("no operation is about %s", name)
 			}
 		}

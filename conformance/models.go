@@ -52,7 +52,7 @@ const (
 )
 
 const (
-	forwardNeeds  = "Embedding Linear LoRALinear RMSNorm RoPE Attention Gate Add"
+	forwardNeeds  = "Quantize Embedding Linear LoRALinear RMSNorm RoPE Attention Gate Add"
 	backwardNeeds = forwardNeeds + " LinearBackward LoRALinearBackward RMSNormBackward RoPEBackward AttentionBackward GateBackward HeadLoss HeadLossBackward"
 	trainNeeds    = backwardNeeds + " GradNorm AdamW AdamW8"
 )

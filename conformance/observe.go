@@ -4,15 +4,13 @@ import (
 	"strings"
 
 	"qlora/ref/op"
-	"qlora/ref/quant"
 )
 
 // observer is the reference device, with someone who sees each operation that has a bound: as if it were a case, with the inputs that
 // it had and the tensors that it has written. Bounds across operations are made of that.
 type observer struct {
 	*op.Plain
-	quantized map[*op.Quantized]*quant.Tensor
-	see       func(o *observed)
+	see func(o *observed)
 }
 
 // observed is an operation that a model has made of a device.
@@ -24,7 +22,7 @@ type observed struct {
 }
 
 func newObserver(see func(o *observed)) *observer {
-	return &observer{op.NewPlain(0), map[*op.Quantized]*quant.Tensor{}, see}
+	return &observer{op.NewPlain(0), see}
 }
 
 // bound is where the operation's outputs must lie.
@@ -81,24 +79,18 @@ func (d *observer) ints(x *op.Ints) Tensor {
 	return Ints(values)
 }
 
-func (d *observer) NewQuantized(name string, w *quant.Tensor) *op.Quantized {
-	q := d.Plain.NewQuantized(name, w)
-	d.quantized[q] = w
-	return q
-}
-
 // linear is a call of a linear layer, or of its backward.
 func (d *observer) linear(name string, at op.At, x *op.Tensor, w op.Weight, in, out map[string]*op.Tensor) call {
 	l := layer{m: x.Rows, n: w.Out(), k: w.In(), weight: dense}
 	c := call{name: name, at: at, t: x, in: in, out: out}
 	in["x"] = x
-	if q := d.quantized[w.Quantized]; q != nil {
+	if w.Quantized == nil {
+		in["w"] = w.Dense
+	} else if q, err := d.ReadQuantized(w.Quantized); err == nil {
 		l.weight, l.bs, c.extra = q.Type.Name, q.Blocksize, quantizedInputs(q)
 		if q.Nested != nil {
 			l.weight += nested
 		}
-	} else {
-		in["w"] = w.Dense
 	}
 	c.params = l.params()
 	return c

@@ -2,9 +2,9 @@ package conformance
 
 import (
 	"math"
+	"slices"
 
 	"qlora/ref/num"
-	"qlora/ref/op"
 	"qlora/ref/quant"
 )
 
@@ -22,8 +22,8 @@ func init() {
 var blocksizes = []int{32, 64, 128, 256, 512, 1024, 2048, 4096}
 
 func dequantize4(book *quant.Codebook) *Operation {
-	o := &Operation{
-		Name: book.Name + "_dequantize", Of: "quant.Profile.Dequantize4", Needs: "Linear",
+	return &Operation{
+		Name: book.Name + "_dequantize", Of: "quant.Profile.Dequantize4", Needs: "Dequantize",
 		Formula: "codes U8 [(n+1)/2], element 2k in the high nibble; absmax F32 [blocks of bs elements of the flat x, the " +
 			"last may be short]; x [n] in the case's type. " +
 			"x[i] = values[code of i] · absmax[i/bs], rounded to float32, then to the type. cols, where it is given, is the " +
@@ -34,14 +34,15 @@ func dequantize4(book *quant.Codebook) *Operation {
 			quant.Spec.Dequantize4(x, 0, in["codes"].B, in["absmax"].F, book, c.Int("bs"), floats[c.DType].num)
 			return Tensors{"x": Floats(c.DType, x)}, nil
 		},
+		Device: func(b *Bench, in Tensors) Tensors {
+			return Tensors{"x": b.dequantized(tensor4(b.Case, book, in), b.Case.DType)}
+		},
 	}
-	o.Device = dequantizeOnly(o, book)
-	return o
 }
 
 func dequantize4Nested(book *quant.Codebook) *Operation {
-	o := &Operation{
-		Name: book.Name + "_dq_dequantize", Of: "quant.Tensor.Dequantize", Needs: "Linear",
+	return &Operation{
+		Name: book.Name + "_dq_dequantize", Of: "quant.Tensor.Dequantize", Needs: "Dequantize",
 		Formula: "codes U8 [(n+1)/2]; absmax U8 [blocks of bs elements]: codes of the scales; absmax2 F32 [blocks of 256 " +
 			"scales]; map F32 [256]; offset F32 [1]; x [n] in the case's type. " +
 			"scale[j] = round32(round32(map[absmax[j]] · absmax2[j/256]) + offset); x[i] = values[code of i] · scale[i/bs], " +
@@ -55,14 +56,15 @@ func dequantize4Nested(book *quant.Codebook) *Operation {
 			}
 			return Tensors{"x": Floats(c.DType, x)}, nil
 		},
+		Device: func(b *Bench, in Tensors) Tensors {
+			return Tensors{"x": b.dequantized(tensor4(b.Case, book, in), b.Case.DType)}
+		},
 	}
-	o.Device = dequantizeOnly(o, book)
-	return o
 }
 
-// tensor4 is a case's 4-bit weight: a matrix of cols columns, else a column.
+// tensor4 is a case's 4-bit weight: a matrix of cols columns, else a row.
 func tensor4(c *Case, book *quant.Codebook, in Tensors) *quant.Tensor {
-	n, cols := c.Int("n"), 1
+	n, cols := c.Int("n"), c.Int("n")
 	if c.Has("cols") {
 		cols = c.Int("cols")
 	}
@@ -80,24 +82,18 @@ func nestedOf(codes []byte, in Tensors) *quant.Nested {
 	return &quant.Nested{Codes: codes, Absmax: in["absmax2"].F, Map: (*quant.Map8)(in["map"].F), Offset: in["offset"].F[0]}
 }
 
-// dequantizeOnly sees a weight through products with 1. They cannot give −0, for sums begin at +0: zeros get the reference's signs.
-func dequantizeOnly(o *Operation, book *quant.Codebook) func(b *Bench, in Tensors) Tensors {
-	return func(b *Bench, in Tensors) Tensors {
-		want, err := o.Reference(b.Case, in)
-		if err != nil {
-			b.fail(err)
-			return nil
-		}
-		w := op.Weight{Quantized: b.Device.NewQuantized("conformance/w", tensor4(b.Case, book, in))}
-		got := dequantizeOnDevice(b, w, b.Case.DType)
-		x := Tensor{DType: got.DType, Shape: want["x"].Shape, F: got.F}
-		for i, v := range want["x"].F {
-			if v == 0 && x.F[i] == 0 {
-				x.F[i] = v
-			}
-		}
-		return Tensors{"x": x}
+// dequantized brings q to the device and gives what it stands for there, flat. What is read back from it must be q.
+func (b *Bench) dequantized(q *quant.Tensor, t DType) Tensor {
+	w := b.Device.NewQuantized("conformance/w", q)
+	x := b.Result("x", t, q.Shape[0], q.Shape[1])
+	b.Device.Dequantize(Place, x, w)
+	again, err := b.Device.ReadQuantized(w)
+	if err != nil {
+		b.fail(err)
+	} else if !same(quantizedInputs(q), quantizedInputs(again)) || q.Type != again.Type || q.Blocksize != again.Blocksize || !slices.Equal(q.Shape, again.Shape) {
+		b.fail(&broken{"the weight that it gives back is not the one that it was given"})
 	}
+	return b.Read(x, x.Len())
 }
 
 func dequantize4Cases(m *Maker, book *quant.Codebook) {
@@ -131,28 +127,16 @@ func dequantize4Cases(m *Maker, book *quant.Codebook) {
 		for _, cols := range []int{33, 160} {
 			random4(Quick, t, 8*cols, 64, cols, "straddle")
 		}
-		everyByte := func(r *random) []byte {
-			b := make([]byte, 256)
-			for i := range b {
-				b[i] = byte(i)
-			}
-			return b
-		}
-		add(Smoke, t, 512, 64, 0, "every-code", everyByte, func(r *random) []float32 { return []float32{1, 2, 4, 8, 16, 32, 64, 128} })
+		everyByte := func(*random) []byte { return everyByte() }
+		add(Smoke, t, 512, 64, 0, "every-code", everyByte, func(*random) []float32 { return eightScales["every-code"] })
 		add(Quick, t, 512, 32, 0, "every-code", everyByte, func(r *random) []float32 { return r.scales(16) })
 		add(Quick, t, 512, 64, 0, "zero-block", everyByte, func(r *random) []float32 {
 			s := r.scales(8)
 			s[0], s[3], s[7] = 0, 0, 0
 			return s
 		})
-		for _, c := range []struct {
-			reason string
-			scales []float32
-		}{
-			{"subnormal-scale", []float32{0x1p-149, 0x1.fp-140, 0x1p-133, 0x1p-127, 0x1.fffffcp-127, 0x1p-126, 0x1.8p-25, 0x1p-14}},
-			{"huge-scale", []float32{65504, 65519, 65520, 0x1.8p16, 0x1p126, 0x1.fep127, 0x1.ffp127, math.MaxFloat32}},
-		} {
-			add(Quick, t, 512, 64, 0, c.reason, everyByte, func(*random) []float32 { return c.scales })
+		for _, reason := range []string{"subnormal-scale", "huge-scale"} {
+			add(Quick, t, 512, 64, 0, reason, everyByte, func(*random) []float32 { return eightScales[reason] })
 		}
 		if t != F32 {
 			for range 4 {
@@ -163,6 +147,22 @@ func dequantize4Cases(m *Maker, book *quant.Codebook) {
 				func(r *random) []float32 { return roundedTwice(r, book, floats[t].num, 8) })
 		}
 	}
+}
+
+// eightScales are those of 512 codes in blocks of 64.
+var eightScales = map[string][]float32{
+	"every-code":      {1, 2, 4, 8, 16, 32, 64, 128},
+	"subnormal-scale": {0x1p-149, 0x1.fp-140, 0x1p-133, 0x1p-127, 0x1.fffffcp-127, 0x1p-126, 0x1.8p-25, 0x1p-14},
+	"huge-scale":      {65504, 65519, 65520, 0x1.8p16, 0x1p126, 0x1.fep127, 0x1.ffp127, math.MaxFloat32},
+}
+
+// everyByte are the codes 0 to 255.
+func everyByte() []byte {
+	b := make([]byte, 256)
+	for i := range b {
+		b[i] = byte(i)
+	}
+	return b
 }
 
 // nibbles is n random codes, packed.
@@ -225,8 +225,7 @@ func roundOnce(x float64, t num.DType) float32 {
 func dequantize4NestedCases(m *Maker, book *quant.Codebook) {
 	add := func(level Level, t DType, n, bs int, reason string, change func(r *random, in Tensors)) {
 		m.Add(level, t, reason, []Param{Int("n", n), Int("bs", bs)}, func(r *random) Tensors {
-			in := nestedInputs(r, (n+bs-1)/bs)
-			in["absmax"] = in["codes"]
+			in := nestedAbsmax(r, (n+bs-1)/bs)
 			in["codes"] = Bytes(r.nibbles(n))
 			if change != nil {
 				change(r, in)

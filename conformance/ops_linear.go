@@ -1,10 +1,12 @@
 package conformance
 
 import (
+	"maps"
 	"math"
 	"slices"
 
 	"qlora/ref/op"
+	"qlora/ref/quant"
 )
 
 const weightText = "W is the input w [n, k], or 4 bits: codes U8 of the flat W, absmax F32 [blocks of bs], or nested: absmax U8, absmax2 F32 [blocks of 256], " +
@@ -245,6 +247,51 @@ func packedWeights(add func(level Level, reason string, l layer, changes ...chan
 	}
 }
 
+// givenWeights have codes and scales as files may have them, beyond what quantization makes. The product with the identity shows them as
+// they are, but for rows with an infinity and the sign of zero.
+func givenWeights(m *Maker) {
+	for _, t := range []DType{F32, BF16, F16} {
+		add := func(level Level, kind, reason string, n, k, bs int, codes, scales func(r *random) Tensor) {
+			l := layer{m: k, n: n, k: k, weight: kind, bs: bs}
+			m.Add(level, t, reason, l.params(), func(r *random) Tensors {
+				x := values{"x": make([]float32, k*k)}
+				identityTimes("x", "", 1)(r, l, x)
+				in := Tensors{"x": Floats(t, x["x"], k, k), "codes": codes(r)}
+				if _, double := weightKind(kind); !double {
+					in["absmax"] = scales(r)
+					return in
+				}
+				maps.Copy(in, nestedAbsmax(r, (n*k+bs-1)/bs))
+				if change := nestedChange[reason]; change != nil {
+					change(r, in, in["absmax"].B)
+				}
+				return in
+			})
+		}
+		every := func(*random) Tensor { return Bytes(everyByte()) }
+		for _, book := range quant.Codebooks {
+			for _, reason := range []string{"every-code", "subnormal-scale", "huge-scale"} {
+				level := smokeIf(reason == "every-code" && t == BF16 && book == quant.NF4)
+				add(level, book.Name, reason, 16, 32, 64, every, func(*random) Tensor { return Floats(F32, eightScales[reason]) })
+			}
+			add(Quick, book.Name, "straddle", 7, 33, 32, func(r *random) Tensor { return Bytes(r.nibbles(7 * 33)) },
+				func(r *random) Tensor { return Floats(F32, r.scales(8)) })
+			if t != F32 {
+				add(Quick, book.Name, "table-rounded", 32, 32, 64, func(r *random) Tensor { return Bytes(r.nibbles(1024)) },
+					func(r *random) Tensor { return Floats(F32, r.scales(16)) })
+				add(Quick, book.Name, "rounded-twice", 16, 32, 64, func(*random) Tensor { return Bytes(sixteenCodes(512)) },
+					func(r *random) Tensor { return Floats(F32, roundedTwice(r, book, floats[t].num, 8)) })
+			}
+		}
+		for _, kind := range []string{"nf4_dq", "fp4_dq"} {
+			for _, reason := range []string{"every-code", "file-map", "offset", "fused"} {
+				add(Quick, kind, reason, 16, 32, 32, every, nil)
+			}
+			add(Quick, kind, "second-level", 300, 33, 32, func(r *random) Tensor { return Bytes(r.nibbles(300 * 33)) }, nil)
+		}
+	}
+}
+
 // identityTimes makes the named ones that there are by·identity, as far as it goes.
 func identityTimes(x, dy string, by float32) change {
 	return func(r *random, l layer, v values) {
@@ -403,6 +450,7 @@ func linearCases(m *Maker) {
 			add(Full, "cancellation", layer{m: 2, n: 5, k: 20001, weight: dense}, cancelForward)
 		}
 	}
+	givenWeights(m)
 }
 
 // linearSums looks at the order of sums and at their rounding.

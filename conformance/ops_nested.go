@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"math"
 
 	"qlora/ref/num"
@@ -31,14 +32,27 @@ func init() {
 			},
 		},
 		&Operation{
-			Name: "nested_dequantize", Of: "quant.Nested.Dequantize",
+			Name: "nested_dequantize", Of: "quant.Nested.Dequantize", Needs: "Dequantize",
 			Formula: "codes U8 [n]; absmax2 F32 [blocks of 256]; map F32 [256]; offset F32 [1]; absmax F32 [n] = " +
 				"round32(round32(map[codes[i]] · absmax2[i/256]) + offset).",
 			Cases: nestedDequantizeCases,
 			Reference: func(c *Case, in Tensors) (Tensors, error) {
 				return Tensors{"absmax": Floats(F32, nestedOf(in["codes"].B, in).Dequantize())}, nil
 			},
+			Device: nestedScales,
 		})
+}
+
+// nestedScales sees scales as the values of blocks of ones, a value of each.
+func nestedScales(b *Bench, in Tensors) Tensors {
+	const bs, ones = 32, 0xff // NF4's last code twice
+	n := in["codes"].Len()
+	q := &quant.Tensor{Type: quant.NF4, Blocksize: bs, Shape: []int{n, bs}, Packed: bytes.Repeat([]byte{ones}, n*bs/2), Nested: nestedOf(in["codes"].B, in)}
+	x, absmax := b.dequantized(q, F32), make([]float32, n)
+	for i := range absmax {
+		absmax[i] = x.F[i*bs+i%bs]
+	}
+	return Tensors{"absmax": Floats(F32, absmax)}
 }
 
 func nestedQuantizeCases(m *Maker) {
@@ -155,6 +169,14 @@ func nestedInputs(r *random, n int) Tensors {
 	q := quant.Nest(r.scales(n))
 	return Tensors{"codes": Bytes(q.Codes), "absmax2": Floats(F32, q.Absmax), "map": Floats(F32, quant.DynamicSigned[:]),
 		"offset": Floats(F32, []float32{q.Offset})}
+}
+
+// nestedAbsmax is nestedInputs under the names that they have in a weight.
+func nestedAbsmax(r *random, n int) Tensors {
+	in := nestedInputs(r, n)
+	in["absmax"] = in["codes"]
+	delete(in, "codes")
+	return in
 }
 
 // nestedChange makes inputs of double quantization such as only some reasons need; codes are those of the scales.

@@ -16,16 +16,22 @@ const (
 	nested = "_dq"
 )
 
-// weightInputs are the inputs that bring the values w, in type t where they are dense and quantized from float32 where not.
-func weightInputs(w []float32, t DType, kind string, n, k, bs int) Tensors {
-	if kind == dense {
-		return Tensors{"w": Floats(t, w, n, k)}
-	}
+// weightKind is the type of a weight that is not dense, and whether its scales are nested.
+func weightKind(kind string) (book *quant.Codebook, double bool) {
 	name, double := strings.CutSuffix(kind, nested)
 	book, err := quant.ParseCodebook(name)
 	if err != nil {
 		panic("conformance: " + err.Error())
 	}
+	return book, double
+}
+
+// weightInputs are the inputs that bring the values w, in type t where they are dense and quantized from float32 where not.
+func weightInputs(w []float32, t DType, kind string, n, k, bs int) Tensors {
+	if kind == dense {
+		return Tensors{"w": Floats(t, w, n, k)}
+	}
+	book, double := weightKind(kind)
 	q, err := quant.Quantize(w, []int{n, k}, quant.Options{Type: book, Blocksize: bs, DoubleQuant: double})
 	if err != nil {
 		panic("conformance: " + err.Error())
@@ -51,11 +57,7 @@ func quantizedWeight(c *Case, in Tensors) *quant.Tensor {
 	if kind == dense {
 		return nil
 	}
-	name, double := strings.CutSuffix(kind, nested)
-	book, err := quant.ParseCodebook(name)
-	if err != nil {
-		panic("conformance: " + err.Error())
-	}
+	book, double := weightKind(kind)
 	q := &quant.Tensor{Type: book, Blocksize: c.Int("bs"), DType: floats[c.DType].num, Shape: []int{c.Int("n"), c.Int("k")}, Packed: in["codes"].B}
 	if !double {
 		q.Absmax = in["absmax"].F
@@ -81,25 +83,4 @@ func (b *Bench) weight(in Tensors) op.Weight {
 		return op.Weight{Quantized: b.Device.NewQuantized("conformance/w", q)}
 	}
 	return op.Weight{Dense: b.Tensor("w", in["w"])}
-}
-
-// dequantizeOnDevice gives W [out, in] in type t as a device sees it: the product of the identity and Wᵀ. Each sum has one
-// product that is not zero, so the values are W's own, but for the sign of zero: a sum begins at +0. An infinity in W would
-// make NaN of its row.
-func dequantizeOnDevice(b *Bench, w op.Weight, t DType) Tensor {
-	out, in := w.Out(), w.In()
-	identity := make([]float32, in*in)
-	for i := range in {
-		identity[i*in+i] = 1
-	}
-	y := b.Result("w", t, in, out)
-	b.Device.Linear(Place, y, b.Tensor("identity", Floats(t, identity, in, in)), w, nil)
-	columns := b.Read(y, in, out).F
-	rows := make([]float32, len(columns))
-	for i := range in {
-		for o := range out {
-			rows[o*in+i] = columns[i*out+o]
-		}
-	}
-	return Floats(t, rows, out, in)
 }

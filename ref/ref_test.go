@@ -140,7 +140,7 @@ func allowedImport(name string) bool {
 }
 
 // TestWhoImportsWhom holds the module's parts to their order: kernels import nothing of ours, ref only ref, conformance only
-// ref, and nothing but the program imports the program.
+// ref, and nothing but the program imports the program. Devices are tested by the suite.
 func TestWhoImportsWhom(t *testing.T) {
 	allowed := map[string][]string{
 		"ref": {"ref"}, "shaders": {"shaders"}, "cuda": {"cuda"},
@@ -163,7 +163,8 @@ func TestWhoImportsWhom(t *testing.T) {
 			for _, im := range f.Imports {
 				if to, ours := strings.CutPrefix(strings.Trim(im.Path.Value, `"`), "qlora/"); ours {
 					first, _, _ := strings.Cut(to, "/")
-					if !slices.Contains(may, first) {
+					judged := part == "accel" && first == "conformance" && strings.HasSuffix(path, "_test.go")
+					if !slices.Contains(may, first) && !judged {
 						t.Errorf("%s imports qlora/%s", path, to)
 					}
 				}

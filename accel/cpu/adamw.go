@@ -3,6 +3,7 @@ package cpu
 import (
 	"math"
 
+	"qlora/accel/cpu/kernel"
 	"qlora/ref/op"
 	"qlora/ref/optim"
 	"qlora/ref/quant"
@@ -58,18 +59,20 @@ func (d *Device) AdamW8(at op.At, p *op.Tensor, s *op.State8, g, scalars, norm *
 		d.spread(ceil(p.Len(), optim.Blocksize8), blocks, p.Len(), func(w *scratch, b0, b1 int) {
 			i, j := b0*optim.Blocksize8, min(b1*optim.Blocksize8, p.Len())
 			m, v := w.floats(slotX, j-i), w.floats(slotY, j-i)
-			quant.Dequantize8(m, x.M[i:j], x.AbsmaxM[b0:b1], quant.DynamicSigned, optim.Blocksize8)
-			quant.Dequantize8(v, x.V[i:j], x.AbsmaxV[b0:b1], quant.DynamicUnsigned, optim.Blocksize8)
+			d.kernel.Dequantize8(m, x.M[i:j], x.AbsmaxM[b0:b1], (*[256]float32)(quant.DynamicSigned), 0)
+			d.kernel.Dequantize8(v, x.V[i:j], x.AbsmaxV[b0:b1], (*[256]float32)(quant.DynamicUnsigned), 0)
 			d.kernel.AdamW(of(p).full[i:j], m, v, of(g).full[i:j], sc, clip)
-			requantize8(x.M[i:j], x.AbsmaxM[b0:b1], m, quant.DynamicSigned)
-			requantize8(x.V[i:j], x.AbsmaxV[b0:b1], v, quant.DynamicUnsigned)
+			requantize8(d.kernel, x.M[i:j], x.AbsmaxM[b0:b1], m, signed)
+			requantize8(d.kernel, x.V[i:j], x.AbsmaxV[b0:b1], v, unsigned)
 		})
 		return nil
 	})
 }
 
-func requantize8(codes []byte, absmax, x []float32, m *quant.Map8) {
-	c, a := quant.Quantize8(x, m, optim.Blocksize8, quant.Spec)
-	copy(codes, c)
-	copy(absmax, a)
+// requantize8 quantizes blocks of 8-bit moments.
+func requantize8(k *kernel.Set, codes []byte, absmax, x []float32, s *kernel.Search8) {
+	for b := range absmax {
+		from, to := b*optim.Blocksize8, min((b+1)*optim.Blocksize8, len(x))
+		absmax[b] = quantize8(k, codes[from:to], x[from:to], s)
+	}
 }

@@ -32,6 +32,7 @@ type Device struct {
 	marks   map[op.Mark]top
 	workers []*scratch // one a thread
 	shared  scratch    // what the threads of an operation share
+	left    panels     // what the last product packed of its left operand
 	err     error
 
 	growing  sync.Mutex // of workspace

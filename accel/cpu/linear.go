@@ -6,18 +6,19 @@ import "qlora/ref/op"
 func (d *Device) Linear(at op.At, y, x *op.Tensor, w op.Weight, bias *op.Tensor) {
 	op.CheckLinear(at, y, x, w, bias)
 	d.do(at, func() error {
-		d.linear(y, matrixOf(x), weightOf(w, x.DType), bias)
+		d.linear(y, matrixOf(x), weightOf(w, x.DType), bias, false)
 		return nil
 	})
 }
 
-func (d *Device) linear(y *op.Tensor, x, w matrix, bias *op.Tensor) {
+// linear: y = round(x·Wᵀ + bias). again says that x is that of the product before.
+func (d *Device) linear(y *op.Tensor, x, w matrix, bias *op.Tensor, again bool) {
 	var b []float32
 	if bias != nil {
 		b = of(bias).at(d.kernel, d.shared.floats(slotX, bias.Cols))
 	}
 	out := of(y)
-	d.product(product{m: y.Rows, n: y.Cols, k: x.cols, a: x, b: w, t: x.t, store: func(_ *scratch, i, j int, c []float32) {
+	d.product(product{m: y.Rows, n: y.Cols, k: x.cols, a: x, b: w, t: x.t, again: again, store: func(_ *scratch, i, j int, c []float32) {
 		if b != nil {
 			d.kernel.Add(c, c, b[j:j+len(c)])
 		}

@@ -21,9 +21,9 @@ func branch(a *op.Adapter, t num.DType) num.DType {
 func (d *Device) LoRALinear(at op.At, y, u, x *op.Tensor, w op.Weight, bias *op.Tensor, a *op.Adapter) {
 	op.CheckLoRALinear(at, y, u, x, w, bias, a)
 	d.do(at, func() error {
-		d.linear(y, matrixOf(x), weightOf(w, x.DType), bias)
+		d.linear(y, matrixOf(x), weightOf(w, x.DType), bias, false)
 		r := branch(a, x.DType)
-		d.linear(u, d.dropped(at, x, a, r), rounded(a.A, r), nil)
+		d.linear(u, d.dropped(at, x, a, r), rounded(a.A, r), nil, a.Dropout.P == 0 && r == x.DType)
 		out := of(y)
 		d.product(product{m: y.Rows, n: y.Cols, k: u.Cols, a: rounded(u, r), b: rounded(a.B, r), t: r, store: func(w *scratch, i, j int, c []float32) {
 			round(d.kernel, r, c)

@@ -20,6 +20,7 @@ type product struct {
 	a, b    matrix
 	t       num.DType // of the operands: products of float32 are not exact
 	begin   []float32 // [m, n], or nil for +0
+	again   bool      // a is that of the product before, unchanged: it is packed
 	// store takes row i of c, columns from j on, when they are complete. It may change them.
 	store func(w *scratch, i, j int, c []float32)
 }
@@ -79,7 +80,9 @@ func (d *Device) product(p product) {
 	}
 	for k0 := 0; k0 == 0 || k0 < p.k; k0 += g.stepK {
 		k1 := min(k0+g.stepK, p.k)
-		a := d.packLeft(p, g, k0, k1)
+		if !p.again || g.stepK < p.k {
+			d.left = d.packLeft(p, g, k0, k1)
+		}
 		d.tasks(g.tasks(), func(w *scratch, task int) {
 			b := g.block(task, p)
 			if b.c, b.stride = c, g.cols; c == nil {
@@ -90,7 +93,7 @@ func (d *Device) product(p product) {
 			if k0 == 0 {
 				b.start(p, d.kernel.MR, d.kernel.NR)
 			}
-			b.add(d.kernel, w, p, a, k0, k1)
+			b.add(d.kernel, w, p, d.left, k0, k1)
 			if k1 == p.k {
 				b.finish(w, p)
 			}
@@ -190,18 +193,24 @@ func (p panels) of(from, k int) panels {
 func (d *Device) packLeft(p product, g grid, k0, k1 int) panels {
 	mr := d.kernel.MR
 	all := panels{width: mr, count: g.rows / mr, x: d.shared.floats(slotA, g.rows*(k1-k0))}
-	blocks := ceil(k1-k0, blockK)
-	all.limits = d.shared.limitsOf(blocks * all.count)
-	const together = 8 // panels a task packs
-	groups := ceil(all.count, together)
-	d.tasks(blocks*groups, func(w *scratch, task int) {
-		from := task / groups * blockK
+	all.limits = d.shared.limitsOf(ceil(k1-k0, blockK) * all.count)
+	part := func(w *scratch, first, count, from int) {
 		n := min(blockK, k1-k0-from)
-		first := task % groups * together
-		count := min(together, all.count-first)
 		to := all.of(from, n)
 		part := packed(d.kernel, w, to.x[first*n*mr:(first+count)*n*mr], p.a, first*mr, min(count*mr, p.m-first*mr), k0+from, n, mr, p.t)
 		copy(to.limits[first:], part.limits)
+	}
+	// Rows are packed from end to end, columns block by block: in the order in which they lie in memory.
+	blocks, together := 1, 4
+	if p.a.down {
+		blocks, together = ceil(k1-k0, blockK), 16
+	}
+	d.tasks(blocks*ceil(all.count, together), func(w *scratch, task int) {
+		first := task / blocks * together
+		count := min(together, all.count-first)
+		for b := task % blocks; b*blockK < k1-k0; b += blocks {
+			part(w, first, count, b*blockK)
+		}
 	})
 	return all
 }
@@ -247,12 +256,15 @@ func clearLanes(panel []float32, width, from int) {
 
 // packDown packs columns, down which k runs: lines are cut into panels.
 func (x matrix) packDown(k *kernel.Set, w *scratch, p panels, lane, lanes, k0 int) {
-	for r := range p.k {
-		line, _ := x.lines(k, w, k0+r, 1, lane, lanes)
-		line = line[:lanes]
-		for i := range p.count {
-			copy(p.x[(i*p.k+r)*p.width:][:p.width], line[i*p.width:])
-		}
+	if x.dense.half != nil && x.t == num.BFloat16 && x.dense.t == num.BFloat16 {
+		k.LinesBFloat16(p.x, p.width, p.k, x.dense.half[k0*x.cols+lane:], x.cols, p.k, lanes)
+		return
+	}
+	const together = 32 // lines that go through the first-level cache
+	for r := 0; r < p.k; r += together {
+		n := min(together, p.k-r)
+		lines, stride := x.lines(k, w, k0+r, n, lane, lanes)
+		k.Lines(p.x[r*p.width:], p.width, p.k, lines, stride, n, lanes)
 	}
 }
 
@@ -277,46 +289,6 @@ func (x matrix) line(k *kernel.Set, w *scratch, dst []float32, from int) {
 	x.dense.part(from, from+len(dst)).get(k, dst)
 	if x.dense.t != x.t {
 		round(k, x.t, dst)
-	}
-}
-
-// productOfRows is product for few rows: a is not packed, and b in panels as wide as a row of accumulators.
-func (d *Device) productOfRows(p product) {
-	k := d.kernel
-	a := d.shared.floats(slotA, p.m*p.k)
-	limits := d.shared.limitsOf(p.m)
-	for i := range p.m {
-		line := a[i*p.k : (i+1)*p.k]
-		p.a.lane(k, d.workers[0], line, i)
-		limits[i].least, limits[i].greatest = k.Magnitudes(line)
-	}
-	d.tasks(ceil(p.n, k.RowWidth), func(w *scratch, task int) {
-		b := block{j: task * k.RowWidth, m: p.m, stride: k.RowWidth, c: w.floats(slotC, p.m*k.RowWidth)}
-		b.n = min(k.RowWidth, p.n-b.j)
-		b.start(p, 1, k.RowWidth)
-		for from := 0; from < p.k; from += blockK {
-			n := min(blockK, p.k-from)
-			right := packed(k, w, w.floats(slotB, k.RowWidth*n), p.b, b.j, b.n, from, n, k.RowWidth, p.t)
-			for i := range p.m {
-				row := k.Row
-				if p.t != num.Float32 && exact(limits[i], right.limits[0]) {
-					row = k.RowFused
-				}
-				row(b.c[i*b.stride:(i+1)*b.stride], a[i*p.k+from:][:n], right.x)
-			}
-		}
-		b.finish(w, p)
-	})
-}
-
-// lane sets dst to all of a lane.
-func (x matrix) lane(k *kernel.Set, w *scratch, dst []float32, lane int) {
-	if !x.down {
-		x.line(k, w, dst, lane*x.cols)
-		return
-	}
-	for i := range dst {
-		x.line(k, w, dst[i:i+1], i*x.cols+lane)
 	}
 }
 

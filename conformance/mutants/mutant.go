@@ -36,7 +36,7 @@ var All = slices.Concat(
 	attentionMutants, attentionBackwardMutants, cacheMutants, normMutants, ropeMutants, gateMutants, embeddingMutants, headMutants, addMutants,
 	optimMutants, hostMutants, chooseMutants, numberMutants, randomMutants,
 	safetensorsMutants, bnbMutants, adapterFileMutants, ggufMutants, configMutants,
-	deviceMutants,
+	deviceMutants, deviceQuantizeMutants,
 )
 
 // Generous is an arithmetic that allows nearly everything that rounding may do.

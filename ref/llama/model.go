@@ -79,7 +79,7 @@ type WeightsFunc func(name string, shape []int) ([]float32, error)
 func (f WeightsFunc) Float32(name string, shape []int) ([]float32, error)       { return f(name, shape) }
 func (f WeightsFunc) Quantized(name string, shape []int) (*quant.Tensor, error) { return nil, nil }
 
-// New brings a model to a device. Linear layers are quantized as they come. The embedding, the norms, biases and the head stay
+// New brings a model to a device. Linear layers are quantized there as they come. The embedding, the norms, biases and the head stay
 // unquantized, as in the paper.
 func New(d op.Device, c Config, o Options, weights Weights) (*Model, error) {
 	if err := c.Check(); err != nil {
@@ -148,7 +148,7 @@ func (bl *block) projections() []*projection {
 }
 
 func (b *builder) projection(prefix string, at op.At, s projectionShape) projection {
-	p := projection{at: at, w: b.linear(prefix+s.name+".weight", s.out, s.in)}
+	p := projection{at: at, w: b.linear(at, prefix+s.name+".weight", s.out, s.in)}
 	if s.bias {
 		p.bias = b.vector(prefix+s.name+".bias", b.options.Compute, s.out)
 	}
@@ -162,7 +162,7 @@ func (b *builder) projection(prefix string, at op.At, s projectionShape) project
 }
 
 // linear is a layer's weight: in the 4 bits that its file has, quantized now, or dense, as one that the adapter saves.
-func (b *builder) linear(name string, out, in int) op.Weight {
+func (b *builder) linear(at op.At, name string, out, in int) op.Weight {
 	if b.err != nil {
 		return op.Weight{}
 	}
@@ -178,7 +178,7 @@ func (b *builder) linear(name string, out, in int) op.Weight {
 	case q != nil:
 		return op.Weight{Quantized: b.d.NewQuantized("weights/"+name, q)}
 	case b.options.Quant != nil:
-		return op.Weight{Quantized: b.quantized(name, out, in)}
+		return op.Weight{Quantized: b.quantized(at, name, out, in)}
 	}
 	return op.Weight{Dense: b.dense(name, b.options.Compute, out, in)}
 }
@@ -231,17 +231,19 @@ func (b *builder) upload(name string, t num.DType, rows, cols int, x []float32) 
 	return w
 }
 
-func (b *builder) quantized(name string, out, in int) *op.Quantized {
+// quantized has the values on the device, in float32, until they are quantized there.
+func (b *builder) quantized(at op.At, name string, out, in int) *op.Quantized {
 	x := b.values(name, out, in)
 	if b.err != nil {
 		return nil
 	}
-	q, err := quant.Quantize(x, []int{out, in}, *b.options.Quant)
-	if err != nil {
-		b.err = fmt.Errorf("tensor %s: %w", name, err)
-		return nil
-	}
-	return b.d.NewQuantized("weights/"+name, q)
+	mark := b.d.Mark(op.Step)
+	defer b.d.Release(mark)
+	v := b.d.New(op.Step, "loading/"+name, num.Float32, out, in)
+	b.d.Write(v, x)
+	q := b.d.Quantize(at, "weights/"+name, v, *b.options.Quant)
+	b.err = b.d.Sync()
+	return q
 }
 
 // Adapters gives every adapter by its module's name, such as model.layers.0.self_attn.q_proj.

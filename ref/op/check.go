@@ -38,6 +38,8 @@ func CheckWriteInts(t *Ints, x []int32) {
 	}
 }
 
+func CheckDequantize(at At, y *Tensor, w *Quantized) { shaped(at, y, w.Out, w.In) }
+
 func CheckEmbedding(at At, y, table *Tensor, ids *Ints) { shaped(at, y, ids.Len, table.Cols) }
 
 func CheckEmbeddingBackward(at At, dtable, dy *Tensor, ids *Ints) {

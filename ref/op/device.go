@@ -10,7 +10,7 @@ import (
 //
 // A call enqueues its work and returns nothing; results are out-parameters. Wrong shapes panic, for they are bugs of the
 // program. Bad data (a token id beyond the table, say) and lack of memory stick as the device's first error, which carries
-// the At of its operation and surfaces at Read or Sync; until then later calls do nothing. Only Read, ReadInts and Sync
+// the At of its operation and surfaces at Read or Sync; until then later calls do nothing. Only Sync and what reads
 // wait. What changes from step to step (the clock, positions, the optimizer's scalars) lives in device memory, so that a
 // recorded step can be replayed.
 //
@@ -33,6 +33,13 @@ type Device interface {
 	NewInts(life Lifetime, name string, n int) *Ints
 	// NewQuantized brings a 4-bit matrix [out, in] to the device, for the run.
 	NewQuantized(name string, w *quant.Tensor) *Quantized
+	// Quantize makes a 4-bit matrix [out, in] of x as quant.Quantize does, for the run. It has the profile Spec; what others need is done
+	// on the host. Values that are not finite are bad data: the error names the matrix and the element.
+	Quantize(at At, name string, x *Tensor, o quant.Options) *Quantized
+	// ReadQuantized gives a 4-bit matrix as files have it. It is the device's own and must not be changed.
+	ReadQuantized(w *Quantized) (*quant.Tensor, error)
+	// Dequantize: y = w's values, rounded to float32, then to y's type.
+	Dequantize(at At, y *Tensor, w *Quantized)
 	// NewState8 is AdamW's 8-bit state for n parameters, before the first step, for the run.
 	NewState8(name string, n int) *State8
 	WriteState8(s *State8, x *optim.State8)

@@ -67,6 +67,13 @@ func (p *Plain) NewQuantized(name string, w *quant.Tensor) *Quantized {
 	return q
 }
 
+func (p *Plain) ReadQuantized(w *Quantized) (*quant.Tensor, error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	return w.Handle.(*quant.Tensor), nil
+}
+
 func (p *Plain) NewState8(name string, n int) *State8 {
 	s := &State8{Name: name, Len: n}
 	if x := optim.NewState8(n); p.alloc(Run, name, int64(x.Bytes())) {

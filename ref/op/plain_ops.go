@@ -2,11 +2,38 @@ package op
 
 import (
 	"errors"
+	"fmt"
 
 	"qlora/ref/num"
 	"qlora/ref/optim"
 	"qlora/ref/quant"
 )
+
+// Quantize accounts for the matrix once its size is known.
+func (p *Plain) Quantize(at At, name string, x *Tensor, o quant.Options) *Quantized {
+	q := &Quantized{Name: name, Out: x.Rows, In: x.Cols}
+	p.do(at, func() error {
+		w, err := quant.Quantize(load(x), []int{x.Rows, x.Cols}, o)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		q.Handle = w
+		return p.arena.Alloc(Run, name, int64(w.Bytes()))
+	})
+	return q
+}
+
+func (p *Plain) Dequantize(at At, y *Tensor, w *Quantized) {
+	CheckDequantize(at, y, w)
+	p.do(at, func() error {
+		out, err := p.weight(Weight{Quantized: w}, y.DType)
+		if err != nil {
+			return err
+		}
+		store(y, out)
+		return nil
+	})
+}
 
 func (p *Plain) Embedding(at At, y, table *Tensor, ids *Ints) {
 	CheckEmbedding(at, y, table, ids)

@@ -1,11 +1,15 @@
 package op_test
 
 import (
+	"math"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"qlora/ref/num"
 	. "qlora/ref/op"
+	"qlora/ref/quant"
 )
 
 // The arena counts by part and lifetime, keeps peaks, and refuses what goes over the cap without counting it.
@@ -48,6 +52,68 @@ func TestErrorsStick(t *testing.T) {
 	d.Add(here, y, y, y)
 	if _, err := d.Read(y); err == nil || err.Error() != "layers.4.embed: ids: token id 5 at 1 is outside 0…4" {
 		t.Error(err)
+	}
+}
+
+// What is quantized on the device is counted as what comes to it, reads back as package quant makes it, and gives its values.
+func TestQuantize(t *testing.T) {
+	const rows, cols = 7, 33
+	x, o := random(3, rows*cols), quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true, DType: num.BFloat16}
+	want, err := quant.Quantize(x, []int{rows, cols}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make([]float32, rows*cols)
+	if err := want.Dequantize(values, num.Float16); err != nil {
+		t.Fatal(err)
+	}
+	d := NewPlain(0)
+	v, y := tensor(d, "v", rows, cols, x), d.New(Run, "y", num.Float16, rows, cols)
+	for name, w := range map[string]func() *Quantized{
+		"Quantize":     func() *Quantized { return d.Quantize(here, "weights/w", v, o) },
+		"NewQuantized": func() *Quantized { return d.NewQuantized("weights/w", want) },
+	} {
+		before := d.Arena().Used()
+		w := w()
+		if used := d.Arena().Used() - before; used != int64(want.Bytes()) {
+			t.Errorf("%s: %d bytes are counted, want %d", name, used, want.Bytes())
+		}
+		if got, err := d.ReadQuantized(w); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		d.Zero(y)
+		if d.Dequantize(here, y, w); !slices.Equal(read(t, d, y), values) {
+			t.Errorf("%s: %v, want %v", name, read(t, d, y), values)
+		}
+	}
+}
+
+// What cannot be quantized is an error with its place and the matrix's name, and takes no memory.
+func TestQuantizeFails(t *testing.T) {
+	nf4 := quant.Options{Type: quant.NF4, Blocksize: 32}
+	for name, test := range map[string]struct {
+		o    quant.Options
+		want string
+	}{
+		"NaN":       {nf4, "element 37 is NaN"},
+		"blocksize": {quant.Options{Type: quant.NF4, Blocksize: 33}, "blocksize 33"},
+	} {
+		d := NewPlain(0)
+		x := random(4, 64)
+		x[37] = float32(math.NaN())
+		v := tensor(d, "v", 2, 32, x)
+		w := d.Quantize(here, "weights/w", v, test.o)
+		used := d.Arena().Used()
+		d.Dequantize(here, v, w)
+		_, err := d.ReadQuantized(w)
+		if err == nil || !strings.HasPrefix(err.Error(), "layers.3.test: weights/w: "+test.want) || used != 4*64 {
+			t.Errorf("%s: %v, %d bytes are in use", name, err, used)
+		}
+	}
+	d := NewPlain(4*64 + 20)
+	w := d.Quantize(here, "weights/w", like(d, 2, 32), nf4)
+	if _, err := d.ReadQuantized(w); err == nil || !strings.Contains(err.Error(), "layers.3.test: memory limit: weights/w needs 40 B") || d.Arena().Used() != 4*64 {
+		t.Errorf("%v, %d bytes are in use", err, d.Arena().Used())
 	}
 }
 

@@ -112,6 +112,12 @@ func (c *Codebook) Code(x float32) uint8 {
 	return sign | c.ascending[below(c.thresholds, x)]
 }
 
+// Ascending gives the thresholds, ascending, and for each number of them that x exceeds the nibble. ok is false for types with a sign bit,
+// which decide by magnitude.
+func (c *Codebook) Ascending() (thresholds []float32, nibbles []uint8, ok bool) {
+	return c.thresholds, c.ascending, !c.signBit
+}
+
 // below counts the thresholds that x exceeds.
 func below(thresholds []float32, x float32) (n int) {
 	for _, t := range thresholds {

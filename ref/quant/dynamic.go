@@ -55,6 +55,9 @@ func fma32(x, y, z float32) float32 {
 	return float32(float64(float64(x)*float64(y)) + float64(z))
 }
 
+// Thresholds are the midpoints of neighbouring values: the code of x is the number of those below it.
+func (m *Map8) Thresholds() []float32 { return midpoints(m[:]) }
+
 // zero is the code of 0.0.
 func (m *Map8) zero() uint8 {
 	for i, v := range m {

@@ -10,13 +10,20 @@ import (
 func portable() *Set {
 	s := &Set{
 		Name: "portable", MR: 4, NR: 4, RowWidth: 8,
-		Transpose: transpose, Magnitudes: magnitudes,
+		Transpose: transpose, Lines: lines, LinesBFloat16: linesBFloat16, Magnitudes: magnitudes,
 		WidenBFloat16: widenBFloat16, NarrowBFloat16: narrowBFloat16, RoundBFloat16: num.BFloat16.RoundAll,
 		WidenFloat16: widenFloat16, NarrowFloat16: narrowFloat16, RoundFloat16: num.Float16.RoundAll,
 		Dequantize4: dequantize4, Dequantize4Rounded: dequantize4Rounded, Dequantize4BFloat16: dequantize4BFloat16,
-		Dequantize8: dequantize8, Absmax: absmax, Codes4: codes4,
+		Dequantize8: dequantize8, Absmax: absmax, Codes4: codes4, Codes8: codes8,
 		Sum: num.Sum, Max: largest, Add: add, Mul: mul, Scale: scale, Shift: shift, Divide: divide, Axpy: axpy,
 		ExpMinus: expMinus, Sigmoid: sigmoid, Tanh: tanh, SiLU: silu, AdamW: adamW,
+	}
+	s.MatVecRows = 8
+	s.MatVec4 = func(c, x []float32, packed []byte, stride int, absmax []float32, values *[16]float32, blocksize int) {
+		matVec4(c, x, packed, stride, absmax, values, blocksize, num.Float32)
+	}
+	s.MatVec4Rounded = func(c, x []float32, packed []byte, stride int, absmax []float32, values *[16]float32, blocksize int) {
+		matVec4(c, x, packed, stride, absmax, values, blocksize, num.BFloat16)
 	}
 	// Both round each product, which has the fused ones' bits wherever those may be called.
 	s.Tile, s.TileFused = tile, tile
@@ -55,10 +62,47 @@ func row(c, a, b []float32) {
 	c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7] = s0, s1, s2, s3, s4, s5, s6, s7
 }
 
+// matVec4 goes through the rows one by one. A block has a table of its 16 weights.
+func matVec4(c, x []float32, packed []byte, stride int, absmax []float32, values *[16]float32, blocksize int, t num.DType) {
+	for i := range c {
+		sum := c[i]
+		for b := 0; b*blocksize < len(x); b++ {
+			var weights [16]float32
+			for code, v := range values {
+				weights[code] = t.Round(float32(v * absmax[b*len(c)+i]))
+			}
+			block := x[b*blocksize : (b+1)*blocksize]
+			for k, p := range packed[i*stride+b*blocksize/2:][:blocksize/2] {
+				sum += float32(block[2*k] * weights[p>>4])
+				sum += float32(block[2*k+1] * weights[p&15])
+			}
+		}
+		c[i] = sum
+	}
+}
+
 func transpose(dst []float32, width int, src []float32, stride, rows, cols int) {
 	for i := range rows {
 		for j, v := range src[i*stride : i*stride+cols] {
 			dst[j*width+i] = v
+		}
+	}
+}
+
+func lines(dst []float32, width, depth int, src []float32, stride, rows, lanes int) {
+	for i := 0; i*width < lanes; i++ {
+		n := min(width, lanes-i*width)
+		for r := range rows {
+			copy(dst[(i*depth+r)*width:][:n], src[r*stride+i*width:])
+		}
+	}
+}
+
+func linesBFloat16(dst []float32, width, depth int, src []uint16, stride, rows, lanes int) {
+	for i := 0; i*width < lanes; i++ {
+		n := min(width, lanes-i*width)
+		for r := range rows {
+			widenBFloat16(dst[(i*depth+r)*width:][:n], src[r*stride+i*width:][:n])
 		}
 	}
 }
@@ -102,21 +146,26 @@ func narrowFloat16(dst []uint16, src []float32) {
 }
 
 func dequantize4(dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
+	dequantize4To(num.Float32, dst, packed, absmax, values, blocksize)
+}
+
+func dequantize4Rounded(dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
+	dequantize4To(num.BFloat16, dst, packed, absmax, values, blocksize)
+}
+
+// dequantize4To scales and rounds the 16 values of each block, and looks up the codes among them.
+func dequantize4To(t num.DType, dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
 	for b := 0; b*blocksize < len(dst); b++ {
 		block := dst[b*blocksize : min((b+1)*blocksize, len(dst))]
 		var scaled [16]float32
 		for c, v := range values {
 			scaled[c] = float32(v * absmax[b])
 		}
+		t.RoundAll(scaled[:])
 		for i, p := range packed[b*blocksize/2 : b*blocksize/2+len(block)/2] {
 			block[2*i], block[2*i+1] = scaled[p>>4], scaled[p&15]
 		}
 	}
-}
-
-func dequantize4Rounded(dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
-	dequantize4(dst, packed, absmax, values, blocksize)
-	num.BFloat16.RoundAll(dst)
 }
 
 func dequantize4BFloat16(dst []uint16, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
@@ -138,11 +187,13 @@ func dequantize8(dst []float32, codes []byte, absmax []float32, values *[256]flo
 	}
 }
 
-func absmax(x []float32) (m float32) {
+// absmax compares bits: those of magnitudes are in the order of the magnitudes.
+func absmax(x []float32) float32 {
+	m := uint32(0)
 	for _, v := range x {
-		m = max(m, float32(math.Abs(float64(v))))
+		m = max(m, math.Float32bits(v)&^(1<<31))
 	}
-	return m
+	return math.Float32frombits(m)
 }
 
 func codes4(packed []byte, x []float32, r float32, thresholds *[15]float32, ascending *[16]uint8) {

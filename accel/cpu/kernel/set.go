@@ -22,9 +22,23 @@ type Set struct {
 	Row func(c, a, b []float32)
 	// RowFused is to Row as TileFused is to Tile.
 	RowFused func(c, a, b []float32)
+	// MatVec4 multiplies MatVecRows rows of 4-bit codes with a vector: for k < len(x), i < MatVecRows: c[i] += x[k]·values[code(i, k)]·
+	// absmax[k/blocksize*MatVecRows+i], k ascending, every product and every sum rounded. Code 2k of row i is the high nibble of
+	// packed[i*stride+k]; len(x) is a multiple of blocksize.
+	MatVec4 func(c, x []float32, packed []byte, stride int, absmax []float32, values *[16]float32, blocksize int)
+	// MatVec4Rounded rounds weights to bfloat16, and then once for the product with x and its sum: the bits of rounding both where
+	// that product is exact. No weight is NaN.
+	MatVec4Rounded func(c, x []float32, packed []byte, stride int, absmax []float32, values *[16]float32, blocksize int)
+	MatVecRows     int
+
 	// Transpose: for i < rows, j < cols: dst[j*width+i] = src[i*stride+j]. rows ≤ width. It may write up to 8 elements beyond the
 	// last of dst that it sets, if dst is that long, and elements rows…width-1 of each line: whoever needs zeros there writes them after.
 	Transpose func(dst []float32, width int, src []float32, stride, rows, cols int)
+	// Lines cuts rows of lanes into panels: for i·width < lanes, r < rows, j < width: dst[(i*depth+r)*width+j] = src[r*stride+i*width+j],
+	// but for lanes that are not there, which it leaves alone. rows > 0.
+	Lines func(dst []float32, width, depth int, src []float32, stride, rows, lanes int)
+	// LinesBFloat16 is Lines of num.FromBFloat16(src[…]).
+	LinesBFloat16 func(dst []float32, width, depth int, src []uint16, stride, rows, lanes int)
 	// Magnitudes gives the least of those |x| that are not 0 and the greatest |x|, as bits; no such is MaxUint32 and 0.
 	Magnitudes func(x []float32) (least, greatest uint32)
 
@@ -51,6 +65,9 @@ type Set struct {
 	// Codes4 sets packed's len(x)/2 bytes: code i is ascending[the number of thresholds below x[i]·r], code 2k the high nibble. There are
 	// 15 thresholds, ascending; len(x) is even.
 	Codes4 func(packed []byte, x []float32, r float32, thresholds *[15]float32, ascending *[16]uint8)
+
+	// Codes8: codes[i] = the number of s's thresholds below x[i]·r, finite numbers.
+	Codes8 func(codes []byte, x []float32, r float32, s *Search8)
 
 	// Sum is num.Sum of at most 65,536 elements.
 	Sum func(x []float32) float32

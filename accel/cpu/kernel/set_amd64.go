@@ -19,6 +19,7 @@ func avx2() *Set {
 	s := portable()
 	s.Name = "avx2"
 	s.productsAVX2()
+	s.linesAVX2()
 	s.formatsAVX2()
 	s.dequantizeAVX2()
 	s.quantizeAVX2()
@@ -29,5 +30,6 @@ func avx512() *Set {
 	s := avx2()
 	s.Name = "avx512"
 	s.productsAVX512()
+	s.dequantizeAVX512()
 	return s
 }

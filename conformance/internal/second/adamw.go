@@ -1,9 +1,6 @@
 package second
 
 import (
-	"math"
-	"sort"
-
 	"qlora/ref/op"
 	"qlora/ref/optim"
 	"qlora/ref/quant"
@@ -63,9 +60,9 @@ func (d *Device) AdamW8(at op.At, p *op.Tensor, s *op.State8, g, scalars, norm *
 	d.do(at, func() error {
 		u, ps, gs := newUpdate(of(scalars), of(norm)), of(p), of(g)
 		ms, vs := state8(s)
-		d.each(blocks(s.Len, optim.Blocksize8), func(block int) {
-			first := block * optim.Blocksize8
-			m, v := make([]float32, min(optim.Blocksize8, s.Len-first)), make([]float32, min(optim.Blocksize8, s.Len-first))
+		d.each(blocks(s.Len, blocksize8), func(block int) {
+			first := block * blocksize8
+			m, v := make([]float32, min(blocksize8, s.Len-first)), make([]float32, min(blocksize8, s.Len-first))
 			for i := range m {
 				var x float32
 				x, m[i], v[i] = u.step(ps.at(first+i), ms.at(first+i, quant.DynamicSigned), vs.at(first+i, quant.DynamicUnsigned), gs.at(first+i))
@@ -78,35 +75,26 @@ func (d *Device) AdamW8(at op.At, p *op.Tensor, s *op.State8, g, scalars, norm *
 	})
 }
 
+// blocksize8 is that of all 8-bit codes, of moments and of scales.
+const blocksize8 = optim.Blocksize8
+
 // state8 finds the moments in the state's memory: codes of m and v, then their scales.
 func state8(s *op.State8) (m, v bytes8) {
 	b, n := s.Handle.([]byte), s.Len
-	absmax := 4 * blocks(n, optim.Blocksize8)
+	absmax := 4 * blocks(n, blocksize8)
 	return bytes8{b[:n], values{b: b[2*n : 2*n+absmax]}}, bytes8{b[n : 2*n], values{b: b[2*n+absmax:]}}
 }
 
 // at is value · absmax.
 func (x bytes8) at(i int, by *quant.Map8) float32 {
-	return float32(by[x.codes[i]] * x.absmax.at(i/optim.Blocksize8))
+	return float32(by[x.codes[i]] * x.absmax.at(i/blocksize8))
 }
 
 // putBlock quantizes a block.
 func (x bytes8) putBlock(block int, v []float32, by *quant.Map8) {
-	top := float32(0)
-	for _, y := range v {
-		top = max(top, float32(math.Abs(float64(y))))
-	}
-	r := 1 / top
-	if math.IsInf(float64(r), 0) {
-		top, r = 0, 0
-	}
+	top, r := scaling(v)
 	for i, y := range v {
-		x.codes[block*optim.Blocksize8+i] = code8(float32(y*r), by)
+		x.codes[block*blocksize8+i] = byte(nearest(float32(y*r), len(by), func(i int) float32 { return by[i] }))
 	}
 	x.absmax.put(block, top)
-}
-
-// code8 is how many of the midpoints of the map's neighbours lie below x.
-func code8(x float32, by *quant.Map8) byte {
-	return byte(sort.Search(len(by)-1, func(i int) bool { return !(float32(float32(by[i]+by[i+1])*0.5) < x) }))
 }

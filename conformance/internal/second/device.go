@@ -19,7 +19,6 @@ import (
 	"qlora/ref/num"
 	"qlora/ref/op"
 	"qlora/ref/optim"
-	"qlora/ref/quant"
 )
 
 // Device is called by one goroutine and computes with as many as it was told.
@@ -58,20 +57,12 @@ func (d *Device) NewInts(life op.Lifetime, name string, n int) *op.Ints {
 	return &op.Ints{Name: name, Len: n, Handle: d.alloc(life, name, 4*n)}
 }
 
-func (d *Device) NewQuantized(name string, w *quant.Tensor) *op.Quantized {
-	b := d.alloc(op.Run, name, w.Bytes())
-	if b != nil {
-		d.write(b, quantizedBytes(w))
-	}
-	return &op.Quantized{Name: name, Out: w.Shape[0], In: w.Shape[1], Handle: newQuantized(w, b)}
-}
-
 func (d *Device) NewState8(name string, n int) *op.State8 {
-	return &op.State8{Name: name, Len: n, Handle: d.alloc(op.Run, name, 2*n+8*blocks(n, optim.Blocksize8))}
+	return &op.State8{Name: name, Len: n, Handle: d.alloc(op.Run, name, 2*n+8*blocks(n, blocksize8))}
 }
 
 func (d *Device) WriteState8(s *op.State8, x *optim.State8) {
-	want(len(x.M) == s.Len && len(x.V) == s.Len && len(x.AbsmaxM) == blocks(s.Len, optim.Blocksize8) && len(x.AbsmaxV) == len(x.AbsmaxM),
+	want(len(x.M) == s.Len && len(x.V) == s.Len && len(x.AbsmaxM) == blocks(s.Len, blocksize8) && len(x.AbsmaxV) == len(x.AbsmaxM),
 		"an 8-bit state of %d values written to %s, which has %d", len(x.M), s.Name, s.Len)
 	d.write(s.Handle.([]byte), join(x.M, x.V, bytesOf(x.AbsmaxM), bytesOf(x.AbsmaxV)))
 }

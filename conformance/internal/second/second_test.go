@@ -2,12 +2,15 @@ package second
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"qlora/conformance"
 	"qlora/ref/num"
 	"qlora/ref/op"
+	"qlora/ref/quant"
 )
 
 func TestConformance(t *testing.T) {
@@ -76,13 +79,44 @@ func TestFirstError(t *testing.T) {
 	}
 }
 
+// A matrix is quantized of what lies there when its turn comes, in memory that is counted at once.
+func TestQuantize(t *testing.T) {
+	d, o := New(2), quant.Options{Type: quant.FP4, Blocksize: 32, DoubleQuant: true}
+	mark := d.Mark(op.Step)
+	x := filled(d, op.Step, slices.Repeat([]float32{-2}, 65)...)
+	w := d.Quantize(here, "test/w", x, o)
+	d.Release(mark)
+	if used := d.Arena().Used(); used != o.Bytes(65) {
+		t.Errorf("%d bytes are in use, want %d", used, o.Bytes(65))
+	}
+	y := filled(d, op.Step, slices.Repeat([]float32{3}, 65)...)
+	d.Dequantize(here, y, w)
+	if got, err := d.Read(y); err != nil || !slices.Equal(got, slices.Repeat([]float32{-2}, 65)) {
+		t.Errorf("%v, %v, want −2", got, err)
+	}
+	for want, o := range map[string]quant.Options{
+		"layers.2.test: test/bad: there are no blocks of 48":                       {Type: quant.NF4, Blocksize: 48},
+		"layers.2.test: test/bad: profile bnb-cpu-0.50 is not the specification's": {Type: quant.NF4, Blocksize: 32, Profile: quant.BnBCPU050},
+		"layers.2.test: test/bad: element 1 is +Inf, not a finite number":          {Type: quant.NF4, Blocksize: 64},
+	} {
+		d := New(2)
+		d.Quantize(here, "test/bad", filled(d, op.Run, 1, float32(math.Inf(1))), o)
+		if err := d.Sync(); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // Wrong shapes panic where they are called, not when the work is done.
 func TestWrongShapesPanic(t *testing.T) {
 	d := New(2)
 	x := filled(d, op.Run, 1, 2)
 	for name, call := range map[string]func(){
-		"Add":      func() { d.Add(here, x, x, x.View(0, 1)) },
-		"Write":    func() { d.Write(x, make([]float32, 3)) },
+		"Add":   func() { d.Add(here, x, x, x.View(0, 1)) },
+		"Write": func() { d.Write(x, make([]float32, 3)) },
+		"Dequantize": func() {
+			d.Dequantize(here, x, d.Quantize(here, "test/w", x.View(0, 1), quant.Options{Type: quant.NF4, Blocksize: 32}))
+		},
 		"GradNorm": func() { d.GradNorm(here, x, nil) },
 	} {
 		func() {

@@ -1,0 +1,63 @@
+package kernel
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"qlora/ref/quant"
+)
+
+// beforeHole is memory of n elements at whose end a page begins that cannot be read or written: there a kernel that goes too far faults.
+func beforeHole[T float32 | uint16 | byte](t *testing.T, n int) []T {
+	t.Helper()
+	page, size := os.Getpagesize(), n*int(unsafe.Sizeof(T(0)))
+	hole := (size + page - 1) / page * page
+	m, err := syscall.Mmap(-1, 0, hole+page, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Munmap(m) })
+	if err := syscall.Mprotect(m[hole:], syscall.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(&m[hole-size])), n)
+}
+
+// TestReads finds reads beyond slices, which no result shows.
+func TestReads(t *testing.T) {
+	all(t, func(t *testing.T, s *Set) {
+		for _, n := range lengths {
+			x, h := beforeHole[float32](t, n), beforeHole[uint16](t, n)
+			for _, f := range s.formats() {
+				f.narrow(h, x)
+				f.widen(x, h)
+				f.round(x)
+			}
+			s.Magnitudes(x)
+			s.Absmax(x)
+
+			even := n &^ 1
+			packed := beforeHole[byte](t, even/2)
+			a := ascendingTypes()[0]
+			s.Codes4(packed, x[:even], 1, &a.thresholds, &a.ascending)
+			for blocksize := 32; blocksize <= 256; blocksize *= 2 {
+				absmax := beforeHole[float32](t, (n+blocksize-1)/blocksize)
+				book := (*[16]float32)(beforeHole[float32](t, 16))
+				s.Dequantize4(x[:even], packed, absmax, book, blocksize)
+				s.Dequantize4Rounded(x[:even], packed, absmax, book, blocksize)
+				s.Dequantize4BFloat16(h[:even], packed, absmax, book, blocksize)
+			}
+			s.Dequantize8(x, beforeHole[byte](t, n), beforeHole[float32](t, (n+255)/256), (*[256]float32)(quant.DynamicSigned), 0)
+		}
+		for _, width := range []int{1, 3, 6, 8, 12, 16} {
+			for rows := 1; rows <= width; rows++ {
+				for cols := 1; cols < 20; cols++ {
+					dst, src := beforeHole[float32](t, (cols-1)*width+rows), beforeHole[float32](t, rows*cols)
+					s.Transpose(dst, width, src, cols, rows, cols)
+				}
+			}
+		}
+	})
+}
