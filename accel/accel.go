@@ -14,8 +14,14 @@ type Entry struct {
 	Name string
 	// Find says what is there, or why there is nothing.
 	Find func() (what string, err error)
-	// Open makes the device, which may hold cap bytes; 0 is no limit.
-	Open func(cap int64) (op.Device, error)
+	// Open makes the device.
+	Open func(Options) (op.Device, error)
+}
+
+// Options say how a device computes.
+type Options struct {
+	Cap  int64 // bytes that it may hold; 0 is no limit
+	Fast bool  // where that is faster, within the bounds of an arithmetic that it declares instead of the reference's bits
 }
 
 // Entries are all devices, in the order in which Auto tries them.
@@ -28,31 +34,45 @@ var Entries = []Entry{
 
 func missing() (string, error) { return "", fmt.Errorf("not part of this program yet") }
 
-func openCPU(cap int64) (op.Device, error) { return cpu.New(cpu.Options{Cap: cap}) }
+func openCPU(o Options) (op.Device, error) { return cpu.New(cpu.Options{Cap: o.Cap, Fast: o.Fast}) }
 
 func findCPU() (string, error) {
 	d, err := cpu.New(cpu.Options{})
 	if err != nil {
 		return "", err
 	}
-	return d.Describe() + "; the reference's bits", nil
+	what := d.Describe() + "; the reference's bits"
+	if err := cpu.Fast(); err != nil {
+		return what + "; no math fast: " + err.Error(), nil
+	}
+	return what + ", or with math fast bounds, by AVX512-BF16", nil
 }
 
-func openRef(cap int64) (op.Device, error) { return op.NewPlain(cap), nil }
-func findRef() (string, error)             { return "the specification in plain Go, one core", nil }
+func openRef(o Options) (op.Device, error) {
+	if o.Fast {
+		return nil, fmt.Errorf("there is no math fast: the reference says what is exact")
+	}
+	return op.NewPlain(o.Cap), nil
+}
+
+func findRef() (string, error) { return "the specification in plain Go, one core", nil }
 
 // Auto is the name under which Open takes the first device that is there.
 const Auto = "auto"
 
 // Open makes the device of a name.
-func Open(name string, cap int64) (op.Device, error) {
+func Open(name string, o Options) (op.Device, error) {
 	var names []string
 	for _, e := range Entries {
 		if _, err := e.Find(); name == Auto && err == nil || name == e.Name {
-			if err != nil {
-				return nil, fmt.Errorf("device %s: %w", name, err)
+			var d op.Device
+			if err == nil {
+				d, err = e.Open(o)
 			}
-			return e.Open(cap)
+			if err != nil {
+				return nil, fmt.Errorf("device %s: %w", e.Name, err)
+			}
+			return d, nil
 		}
 		names = append(names, e.Name)
 	}

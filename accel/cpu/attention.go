@@ -231,16 +231,13 @@ func (d *Device) packHeads(a *attention, x matrix, slot int) []headPanels {
 	return heads
 }
 
-// products adds to c, rows×lanes with a stride, the products of packed rows with a panel's lanes from one on, over the first n of k.
-func (a *attention) products(c []float32, stride int, left, right panels, first, last, n int) {
+// products adds to c, rows×lanes with a stride, the products of packed rows with a panel's lanes from one on, over the left's k.
+func (a *attention) products(c []float32, stride int, left, right panels, first, last int) {
 	k := a.kernel
+	sure := a.s.T != num.Float32 && exact(joined(left.limits), joined(right.limits))
 	for q := first; q < last; q++ {
 		for r := range left.count {
-			tile := k.Tile
-			if a.s.T != num.Float32 && exact(left.limits[r], right.limits[q]) {
-				tile = k.TileFused
-			}
-			tile(c[r*k.MR*stride+(q-first)*k.NR:], stride, left.panel(r), right.panel(q)[:n*k.NR])
+			tile(k, sure, a.s.T, c[r*k.MR*stride+(q-first)*k.NR:], stride, left, r, right, q)
 		}
 	}
 }
@@ -253,8 +250,9 @@ func (a *attention) dots(w *scratch, c []float32, x matrix, along []headPanels, 
 		clear(c[i*a.stride+first*nr : i*a.stride+last*nr])
 	}
 	for b, right := range along[a.kvHead(r)] {
-		left := packed(a.kernel, w, w.floats(slotA, roundUp(r.n, mr)*right.k), x, a.queries.first+r.i, r.n, r.head*a.s.Dim+b*blockK, right.k, mr, a.s.T)
-		a.products(c[first*nr:], a.stride, left, right, first, last, right.k)
+		n := min(blockK, a.s.Dim-b*blockK)
+		left := packed(a.kernel, w, w.floats(slotA, roundUp(r.n, mr)*n), x, a.queries.first+r.i, r.n, r.head*a.s.Dim+b*blockK, n, mr, a.s.T)
+		a.products(c[first*nr:], a.stride, left, right, first, last)
 	}
 }
 
@@ -340,7 +338,7 @@ func (a *attention) weighted(w *scratch, p []float32, down []headPanels, r rows,
 		n := min(blockK, to-b*blockK)
 		clearBefore(p, a.stride, r.n, b*blockK, from)
 		left := packed(k, w, w.floats(slotA, roundUp(r.n, k.MR)*n), scores, 0, r.n, b*blockK, n, k.MR, a.s.T)
-		a.products(c, width, left, down[a.kvHead(r)][b], 0, width/k.NR, n)
+		a.products(c, width, left, down[a.kvHead(r)][b], 0, width/k.NR)
 	}
 	for i := range r.n {
 		store(i, c[i*width:][:dim])
@@ -471,7 +469,7 @@ func (a *attention) sumOverQueries(w *scratch, sum []float32, scores, x matrix, 
 		left := packed(k, w, w.floats(slotA, height*m), scores.across(), j, count, at-begin, m, k.MR, a.s.T)
 		left.limits = append([]limits(nil), left.limits...)
 		right := packed(k, w, w.floats(slotB, width*m), x.across(), head*dim, dim, a.queries.first+at, m, k.NR, a.s.T)
-		a.products(c, width, left, right, 0, width/k.NR, m)
+		a.products(c, width, left, right, 0, width/k.NR)
 	}
 	for i := range count {
 		copy(line(i), c[i*width:])

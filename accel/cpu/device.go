@@ -6,6 +6,8 @@
 // k is its outer loop. And the product of two 16-bit numbers is exact in float32, so a fused multiply-add rounds as a product and a sum
 // do; where packing finds exponents for which that is not so, a kernel that rounds twice takes the block (product.go).
 //
+// Options.Fast gives such bits up, where a processor has an instruction that is faster still: fast.go.
+//
 // Read device.go and memory.go for how a call runs and where tensors lie, product.go for the matrix product that most of the
 // time goes into, then an operation a file, by its name.
 package cpu
@@ -33,6 +35,7 @@ type Device struct {
 	workers []*scratch // one a thread
 	shared  scratch    // what the threads of an operation share
 	left    panels     // what the last product packed of its left operand
+	fast    bool
 	err     error
 
 	growing  sync.Mutex // of workspace
@@ -46,6 +49,7 @@ type Options struct {
 	Cap     int64       // bytes that it may hold; 0 is no limit
 	Threads int         // 0 is runtime.GOMAXPROCS
 	Kernel  *kernel.Set // nil is what kernel.Choose gives
+	Fast    bool        // products of bfloat16 within bounds, by AVX512-BF16 (fast.go)
 }
 
 // New is a device.
@@ -58,6 +62,12 @@ func New(o Options) (*Device, error) {
 			return nil, err
 		}
 		d.kernel = k
+	}
+	if o.Fast {
+		if err := checkFast(d.kernel); err != nil {
+			return nil, err
+		}
+		d.fast = true
 	}
 	if o.Threads == 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
@@ -85,7 +95,11 @@ func (d *Device) SendOut(t *op.Tensor)                         {}
 
 // Describe says what computes: the kernels and the threads.
 func (d *Device) Describe() string {
-	return fmt.Sprintf("%s, %d threads", d.kernel.Name, d.threads)
+	products := ""
+	if d.fast {
+		products = ", fast products"
+	}
+	return fmt.Sprintf("%s%s, %d threads", d.kernel.Name, products, d.threads)
 }
 
 func (d *Device) Write(t *op.Tensor, x []float32) {

@@ -158,19 +158,30 @@ func (b block) add(k *kernel.Set, w *scratch, p product, a panels, k0, k1 int) {
 		n := min(blockK, k1-from)
 		right := packed(k, w, w.floats(slotB, roundUp(b.n, k.NR)*n), p.b, b.j, b.n, from, n, k.NR, p.t)
 		left := a.of(from-k0, n)
+		sure := p.t != num.Float32 && exact(joined(left.limits), joined(right.limits))
 		for i := 0; i < b.m; i += blockM {
 			rows := min(blockM, b.m-i)
 			for q := range right.count {
 				for r := i / k.MR; r*k.MR < i+rows; r++ {
 					at := b.i/k.MR + r
-					tile := k.Tile
-					if p.t != num.Float32 && exact(left.limits[at], right.limits[q]) {
-						tile = k.TileFused
-					}
-					tile(b.c[r*k.MR*b.stride+q*k.NR:], b.stride, left.panel(at), right.panel(q))
+					tile(k, sure, p.t, b.c[r*k.MR*b.stride+q*k.NR:], b.stride, left, at, right, q)
 				}
 			}
 		}
+	}
+}
+
+// tile adds to c the products of a panel of left with one of right. Where right has more of k than left, they begin together. sure says that
+// all products of all panels are exact.
+func tile(k *kernel.Set, sure bool, t num.DType, c []float32, stride int, left panels, l int, right panels, r int) {
+	a, b := left.panel(l), right.panel(r)[:left.k*right.width]
+	switch {
+	case left.pairs:
+		k.TilePairs(c, stride, words(a), words(b))
+	case sure || t != num.Float32 && exact(left.limits[l], right.limits[r]):
+		k.TileFused(c, stride, a, b)
+	default:
+		k.Tile(c, stride, a, b)
 	}
 }
 
@@ -178,26 +189,31 @@ func (b block) add(k *kernel.Set, w *scratch, p product, a panels, k0, k1 int) {
 type panels struct {
 	width, count, k int
 	x               []float32 // [count, k, width]
-	limits          []limits  // of each panel
+	limits          []limits  // of each panel, unless they are pairs
+	pairs           bool      // k counts pairs of bfloat16 (fast.go)
 }
 
 func (p panels) panel(i int) []float32 { return p.x[i*p.k*p.width : (i+1)*p.k*p.width] }
 
 // of is the block of k that begins at from, of panels that hold one block after the other.
 func (p panels) of(from, k int) panels {
+	limits := p.limits[from/blockK*p.count:][:p.count]
+	if p.pairs {
+		from, k = from/2, ceil(k, 2)
+	}
 	at := from * p.width * p.count
-	return panels{p.width, p.count, k, p.x[at : at+k*p.width*p.count], p.limits[from/blockK*p.count:][:p.count]}
+	return panels{p.width, p.count, k, p.x[at : at+k*p.width*p.count], limits, p.pairs}
 }
 
 // packLeft packs a for k0 ≤ k < k1: blocks of k one after the other, each [panels, k, MR].
 func (d *Device) packLeft(p product, g grid, k0, k1 int) panels {
 	mr := d.kernel.MR
-	all := panels{width: mr, count: g.rows / mr, x: d.shared.floats(slotA, g.rows*(k1-k0))}
+	all := panels{width: mr, count: g.rows / mr, x: d.shared.floats(slotA, g.rows*(k1-k0)), pairs: d.inPairs(p.t)}
 	all.limits = d.shared.limitsOf(ceil(k1-k0, blockK) * all.count)
 	part := func(w *scratch, first, count, from int) {
 		n := min(blockK, k1-k0-from)
 		to := all.of(from, n)
-		part := packed(d.kernel, w, to.x[first*n*mr:(first+count)*n*mr], p.a, first*mr, min(count*mr, p.m-first*mr), k0+from, n, mr, p.t)
+		part := packed(d.kernel, w, to.x[first*to.k*mr:(first+count)*to.k*mr], p.a, first*mr, min(count*mr, p.m-first*mr), k0+from, n, mr, p.t)
 		copy(to.limits[first:], part.limits)
 	}
 	// Rows are packed from end to end, columns block by block: in the order in which they lie in memory.
@@ -217,6 +233,14 @@ func (d *Device) packLeft(p product, g grid, k0, k1 int) panels {
 
 // packed packs lanes from lane on, and k from k0 on, into x. Lanes beyond the last are zeros.
 func packed(k *kernel.Set, w *scratch, x []float32, from matrix, lane, lanes, k0, n, width int, t num.DType) panels {
+	if w.d.inPairs(t) {
+		return packedPairs(k, w, x, from, lane, lanes, k0, n, width)
+	}
+	return packedNumbers(k, w, x, from, lane, lanes, k0, n, width, t)
+}
+
+// packedNumbers is packed in float32.
+func packedNumbers(k *kernel.Set, w *scratch, x []float32, from matrix, lane, lanes, k0, n, width int, t num.DType) panels {
 	p := panels{width: width, count: ceil(lanes, width), k: n, x: x}
 	if lanes%width != 0 {
 		clear(p.panel(p.count - 1))
@@ -294,6 +318,15 @@ func (x matrix) line(k *kernel.Set, w *scratch, dst []float32, from int) {
 
 // limits are the least magnitude but 0, and the greatest, of numbers, as bits.
 type limits struct{ least, greatest uint32 }
+
+// joined are the limits of all that have these.
+func joined(all []limits) limits {
+	j := limits{least: math.MaxUint32}
+	for _, l := range all {
+		j.least, j.greatest = min(j.least, l.least), max(j.greatest, l.greatest)
+	}
+	return j
+}
 
 // exact says whether every product of numbers of 16 bits within these limits is a float32: bfloat16 has 8 bits, so that products have 16 and
 // those from 2^-134 on end at 2^-149; float16 has 11, and its smallest product is 2^-48.

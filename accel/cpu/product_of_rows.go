@@ -62,7 +62,7 @@ func (f few) multiply(k *kernel.Set, w *scratch, b block) {
 	b.start(f.product, 1, k.RowWidth)
 	for from := 0; from < f.k; from += blockK {
 		n := min(blockK, f.k-from)
-		right := packed(k, w, w.floats(slotB, k.RowWidth*n), f.b, b.j, b.n, from, n, k.RowWidth, f.t)
+		right := packedNumbers(k, w, w.floats(slotB, k.RowWidth*n), f.b, b.j, b.n, from, n, k.RowWidth, f.t)
 		for i := range f.m {
 			row := k.Row
 			if f.t != num.Float32 && exact(f.limits[i], right.limits[0]) {

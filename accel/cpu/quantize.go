@@ -57,28 +57,25 @@ func (d *Device) quantize(x *op.Tensor, o quant.Options) (*quant.Tensor, error) 
 	return t, nil
 }
 
+// A task quantizes or dequantizes a run, so long that handing it out does not count, by pieces of whole blocks, of which none is longer.
+const (
+	runOfBlocks   = 8 * pieceOfBlocks
+	pieceOfBlocks = 4096
+)
+
 // quantizeBlocks sets packed codes and absmax of all blocks.
 func (d *Device) quantizeBlocks(t *quant.Tensor, x values) error {
-	q := newQuantizer(d.kernel, t.Type)
-	step := max(1, piece/t.Blocksize)
-	errs := make([]error, ceil(len(t.Absmax), step))
-	d.spread(len(t.Absmax), step, x.len(), func(w *scratch, b0, b1 int) {
-		from, to := b0*t.Blocksize, min(b1*t.Blocksize, x.len())
-		z := w.floats(slotX, to-from+1)[:to-from]
-		if x.t == num.Float32 {
-			copy(z, x.full[from:to]) // blocks of an odd number of elements are padded
-		} else {
-			x.part(from, to).get(d.kernel, z)
-		}
-		for b := b0; b < b1; b++ {
-			i, j := (b-b0)*t.Blocksize, min((b-b0+1)*t.Blocksize, len(z))
-			_, bits := d.kernel.Magnitudes(z[i:j]) // of which NaN is the greatest
-			m := math.Float32frombits(bits)
-			if !(m <= math.MaxFloat32) {
-				errs[b0/step] = firstNotFinite(z, from)
+	s := newSearch4(t.Type)
+	errs := make([]error, ceil(x.len(), runOfBlocks))
+	d.spread(x.len(), runOfBlocks, x.len(), func(w *scratch, from, end int) {
+		for i := from; i < end; i += pieceOfBlocks {
+			to := min(i+pieceOfBlocks, end)
+			part, packed, absmax := x.part(i, to), t.Packed[i/2:ceil(to, 2)], t.Absmax[i/t.Blocksize:ceil(to, t.Blocksize)]
+			if b := s.quantize(d.kernel, w, packed, absmax, part, t.Blocksize); b >= 0 {
+				bad := x.part(i+b*t.Blocksize, to)
+				errs[from/runOfBlocks] = firstNotFinite(bad.at(d.kernel, w.floats(slotX, bad.len())), i+b*t.Blocksize)
 				return
 			}
-			t.Absmax[b] = q.block(t.Packed[(from+i)/2:(from+j+1)/2], z[i:j], m)
 		}
 	})
 	for _, err := range errs {
@@ -95,66 +92,66 @@ func firstNotFinite(x []float32, from int) error {
 	return fmt.Errorf("element %d is %v: weights must be finite", from+i, x[i])
 }
 
-// quantizer makes codes of one type's blocks.
-type quantizer struct {
-	kernel     *kernel.Set
-	codebook   *quant.Codebook
-	zero       uint8
-	thresholds *[15]float32
-	ascending  *[16]uint8
+// search4 is a 4-bit type as the kernels search it: 15 thresholds between numbers, of which the 16 codes are in ascending order.
+type search4 struct {
+	thresholds [15]float32
+	ascending  [16]uint8
+	signed     bool
 }
 
-// newQuantizer puts the thresholds of a type that has no sign bit into the shape that the kernel searches. Types with one are searched by
-// magnitude, in plain Go.
-func newQuantizer(k *kernel.Set, c *quant.Codebook) quantizer {
-	q := quantizer{kernel: k, codebook: c, zero: c.Code(0)}
-	thresholds, ascending, ok := c.Ascending()
-	if !ok {
-		return q
-	}
-	q.thresholds, q.ascending = &[15]float32{}, &[16]uint8{}
-	for i := range q.thresholds {
-		q.thresholds[i] = float32(math.Inf(1))
-	}
-	copy(q.thresholds[:], thresholds)
-	copy(q.ascending[:], ascending)
-	return q
-}
-
-// block sets the codes of x, whose largest magnitude is m, and returns its absmax. A block whose reciprocal overflows is one of zeros. The
-// last block may have an odd number of elements; then the code of 0.0 fills the byte.
-func (q quantizer) block(packed []byte, x []float32, m float32) float32 {
-	r := 1 / m
-	if math.IsInf(float64(r), 0) {
-		for i := range packed {
-			packed[i] = q.zero<<4 | q.zero
+// newSearch4 makes of a type that is searched by magnitude, with x < 0 setting the sign bit, one of numbers: x ≥ −t, that is x > the number
+// before −t, and x ≥ 0.
+func newSearch4(c *quant.Codebook) *search4 {
+	thresholds, nibbles, ok := c.Ascending()
+	s := &search4{signed: !ok}
+	if ok {
+		n := copy(s.thresholds[:], thresholds)
+		for i := n; i < len(s.thresholds); i++ {
+			s.thresholds[i] = float32(math.Inf(1))
 		}
-		return 0
+		copy(s.ascending[:], nibbles)
+		return s
 	}
-	n := len(x)
-	if n%2 == 1 {
-		x = x[:n+1]
-		x[n] = 0
+	for i, t := range thresholds {
+		s.thresholds[8+i], s.thresholds[6-i] = t, math.Nextafter32(-t, -1)
 	}
-	if q.thresholds != nil {
-		q.kernel.Codes4(packed, x, r, q.thresholds, q.ascending)
-		return m
+	s.thresholds[7] = -math.SmallestNonzeroFloat32
+	for i, code := range nibbles {
+		s.ascending[8+i], s.ascending[7-i] = code, 8|code
 	}
-	for i := range packed {
-		packed[i] = q.codebook.Code(float32(x[2*i]*r))<<4 | q.codebook.Code(float32(x[2*i+1]*r))
+	return s
+}
+
+// quantize sets the codes and absmax of x, blocks of which the last may be short, and gives the first that is not finite, or −1. A short one
+// is filled with zeros, which change no absmax, and of which one fills the last byte if the elements are odd in number.
+func (s *search4) quantize(k *kernel.Set, w *scratch, packed []byte, absmax []float32, x values, blocksize int) int {
+	short := x.len()%blocksize != 0
+	if x.t == num.BFloat16 && !short && !s.signed {
+		return k.QuantizeBFloat16(packed, absmax, x.half, blocksize, &s.thresholds, &s.ascending)
 	}
-	return m
+	if !short {
+		z := x.at(k, w.floats(slotX, x.len()))
+		return k.QuantizeFloat32(packed, absmax, z, blocksize, &s.thresholds, &s.ascending)
+	}
+	z, codes := w.floats(slotX, len(absmax)*blocksize), make([]byte, len(absmax)*blocksize/2)
+	x.get(k, z[:x.len()])
+	clear(z[x.len():])
+	b := k.QuantizeFloat32(codes, absmax, z, blocksize, &s.thresholds, &s.ascending)
+	copy(packed, codes)
+	return b
 }
 
 // nest is quant.Nest on all cores.
 func (d *Device) nest(absmax []float32) *quant.Nested {
 	offset := d.sum(absmax) / float32(len(absmax))
 	n := &quant.Nested{Codes: make([]byte, len(absmax)), Absmax: make([]float32, ceil(len(absmax), quant.NestedBlocksize)), Offset: offset}
-	d.spread(len(n.Absmax), 1, len(absmax), func(w *scratch, b0, b1 int) {
-		from, to := b0*quant.NestedBlocksize, min(b1*quant.NestedBlocksize, len(absmax))
-		centred := w.floats(slotX, to-from)
-		d.kernel.Shift(centred, absmax[from:to], -offset)
-		n.Absmax[b0] = quantize8(d.kernel, n.Codes[from:to], centred, signed)
+	d.spread(len(absmax), pieceOfBlocks, len(absmax), func(w *scratch, from, end int) {
+		for ; from < end; from += quant.NestedBlocksize {
+			to := min(from+quant.NestedBlocksize, end)
+			centred := w.floats(slotX, to-from)
+			d.kernel.Shift(centred, absmax[from:to], -offset)
+			n.Absmax[from/quant.NestedBlocksize] = quantize8(d.kernel, n.Codes[from:to], centred, signed)
+		}
 	})
 	m := *quant.DynamicSigned
 	n.Map = &m
@@ -178,22 +175,30 @@ var (
 	unsigned = kernel.NewSearch8(quant.DynamicUnsigned.Thresholds())
 )
 
+// past is how large a matrix is in bytes that its values are written past the caches: there they would not stay.
+const past = 8 << 20
+
 // Dequantize: y = w's values, rounded to float32, then to y's type.
 func (d *Device) Dequantize(at op.At, y *op.Tensor, w *op.Quantized) {
 	op.CheckDequantize(at, y, w)
 	d.do(at, func() error {
 		q, to := w.Handle.(*quant.Tensor), of(y)
-		step := roundUp(piece, q.Blocksize)
-		d.spread(y.Len(), step, y.Len(), func(s *scratch, from, end int) {
-			part := to.part(from, end)
-			if part.t == num.BFloat16 && part.len()%2 == 0 {
+		toBFloat16 := d.kernel.Dequantize4BFloat16
+		if 2*y.Len() >= past {
+			toBFloat16 = d.kernel.Dequantize4BFloat16Past
+		}
+		d.spread(y.Len(), runOfBlocks, y.Len(), func(s *scratch, from, end int) {
+			if to.t == num.BFloat16 && (end-from)%2 == 0 {
 				absmax := scales(d.kernel, s, q, from/q.Blocksize, ceil(end-from, q.Blocksize))
-				d.kernel.Dequantize4BFloat16(part.half, q.Packed[from/2:], absmax, &q.Type.Values, q.Blocksize)
+				toBFloat16(to.half[from:end], q.Packed[from/2:], absmax, &q.Type.Values, q.Blocksize)
 				return
 			}
-			z := s.floats(slotX, end-from)
-			dequantize(d.kernel, s, z, q, from, num.Float32)
-			part.put(d.kernel, z)
+			for ; from < end; from += pieceOfBlocks {
+				part := to.part(from, min(from+pieceOfBlocks, end))
+				z := s.floats(slotX, part.len())
+				dequantize(d.kernel, s, z, q, from, num.Float32)
+				part.put(d.kernel, z)
+			}
 		})
 		return nil
 	})

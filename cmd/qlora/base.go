@@ -14,12 +14,21 @@ import (
 	"qlora/ref/quant"
 )
 
+// The values of math.
+const (
+	exactMath = "exact"
+	fastMath  = "fast"
+)
+
 // openDevice makes the device of a name, which may hold limit bytes.
-func openDevice(name string, limit config.Size) (op.Device, error) {
+func openDevice(name, math string, limit config.Size) (op.Device, error) {
 	if !accel.Known(name) {
 		return nil, config.Usagef("device %q: want auto, ref, cpu, cuda or vulkan", name)
 	}
-	d, err := accel.Open(name, int64(limit))
+	if math != exactMath && math != fastMath {
+		return nil, config.Usagef("math %q: want %s or %s", math, exactMath, fastMath)
+	}
+	d, err := accel.Open(name, accel.Options{Cap: int64(limit), Fast: math == fastMath})
 	if err != nil {
 		return nil, fmt.Errorf("%w; `qlora devices` lists what there is", err)
 	}
@@ -74,11 +83,12 @@ type inference struct {
 	Offset  string      `name:"nested_offset" help:"how a checkpoint in 4 bits is read: float32, or bfloat16 as loaders do whose default type that is"`
 	Compute string      `name:"compute" alias:"compute_dtype" help:"bfloat16, float16 or float32"`
 	Device  string      `name:"device" help:"auto, cpu, ref"`
+	Math    string      `name:"math" help:"exact has the reference's bits; fast is within bounds of them and needs AVX512-BF16"`
 	Limit   config.Size `name:"memory_limit" help:"most memory that the device may hold; 0 is no limit"`
 }
 
 func defaultInference() inference {
-	return inference{Model: "demo", Quant: "nf4", Double: true, Block: 64, Offset: "float32", Compute: "bfloat16", Device: "auto"}
+	return inference{Model: "demo", Quant: "nf4", Double: true, Block: 64, Offset: "float32", Compute: "bfloat16", Device: "auto", Math: exactMath}
 }
 
 // load brings the model and its adapter to a device.
@@ -98,7 +108,7 @@ func (i inference) load() (*base.Base, *llama.Model, op.Device, error) {
 		}
 		defer options.Adapter.Close()
 	}
-	d, err := openDevice(i.Device, i.Limit)
+	d, err := openDevice(i.Device, i.Math, i.Limit)
 	if err != nil {
 		return fail(err)
 	}

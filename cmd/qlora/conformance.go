@@ -184,10 +184,11 @@ func conformanceList(c console, args []string) error {
 func conformanceRun(c console, args []string) error {
 	var o struct {
 		Device string `name:"device" help:"auto, cpu, ref"`
+		Math   string `name:"math" help:"exact, or fast: judged by the bounds that follow from what the device declares"`
 		selection
 		judgement
 	}
-	o.Device, o.Level = "auto", "quick"
+	o.Device, o.Math, o.Level = "auto", exactMath, "quick"
 	if shown, err := parseAll(c, "conformance run", args, &o); shown || err != nil {
 		return err
 	}
@@ -195,20 +196,23 @@ func conformanceRun(c console, args []string) error {
 	if err != nil {
 		return err
 	}
-	i, err := openImplementation(o.Device)
+	i, err := openImplementation(o.Device, o.Math)
 	if err != nil {
 		return err
 	}
 	again := fmt.Sprintf("qlora conformance run --device %s --level %s", i.Name, o.Level)
+	if o.Math != exactMath {
+		again += " --math " + o.Math
+	}
 	return o.judge(c, s, again, func(o conformance.Options) (*conformance.Report, error) { return i.Run(c.ctx, o) })
 }
 
 // openImplementation is openDevice for the suite. The reference has all that is specified, the others what op.Device has.
-func openImplementation(name string) (*conformance.Implementation, error) {
-	if name == "ref" {
+func openImplementation(name, math string) (*conformance.Implementation, error) {
+	if name == "ref" && math == exactMath {
 		return conformance.Reference(), nil
 	}
-	return conformance.OnDevice(func() (op.Device, error) { return openDevice(name, 0) })
+	return conformance.OnDevice(func() (op.Device, error) { return openDevice(name, math, 0) })
 }
 
 func conformanceExport(c console, args []string) error {

@@ -39,6 +39,7 @@ var commands = []command{
 	{"conformance export", "the cases' inputs, for an implementation in any language", conformanceExport},
 	{"conformance verify", "judge the answers found beside exported inputs", conformanceVerify},
 	{"explain", "one value's way through quantization, step by step", explain},
+	{"bench cpu", "kernels and training steps against what the machine can do", benchCPU},
 	{"devices", "what can compute here, and why what cannot cannot", devices},
 	{"version", "what this program was built from", version},
 }

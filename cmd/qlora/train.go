@@ -70,7 +70,7 @@ type trainingRun struct {
 func newRun(c console, o trainOptions) (*trainingRun, error) {
 	r := &trainingRun{console: c, trainOptions: o}
 	var err error
-	if r.device, err = openDevice(o.Device, o.MemoryLimit); err != nil {
+	if r.device, err = openDevice(o.Device, o.Math, o.MemoryLimit); err != nil {
 		return nil, err
 	}
 	options, err := o.model()

@@ -72,6 +72,7 @@ type runOptions struct {
 	Block       int      `name:"blocksize" help:"weights a scale"`
 	Offset      string   `name:"nested_offset" help:"how a checkpoint in 4 bits is read: float32, or bfloat16 as loaders do whose default type that is"`
 	Compute     string   `name:"compute" alias:"compute_dtype" help:"bfloat16 or float32"`
+	Math        string   `name:"math" help:"exact has the reference's bits; fast is within bounds of them and needs AVX512-BF16" json:",omitempty"`
 }
 
 // defaultTrain is qlora.py's defaults, where they make sense without its data.
@@ -80,7 +81,7 @@ func defaultTrain() trainOptions {
 		runOptions: runOptions{
 			Model: demo.Name, Data: demo.Name, Steps: 1000, SeqLen: 512,
 			LR: 2e-4, Schedule: "constant", Optim: "paged_adamw_32bit", Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 0.3,
-			R: 64, Alpha: 16, Quant: "nf4", Double: true, Block: 64, Offset: "float32", Compute: "bfloat16",
+			R: 64, Alpha: 16, Quant: "nf4", Double: true, Block: 64, Offset: "float32", Compute: "bfloat16", Math: exactMath,
 		},
 		workOptions: workOptions{Device: "auto", SaveSteps: 250, LoggingSteps: 10, Tokens: 80, MicroBatch: 1, Accumulate: 16},
 	}
@@ -203,17 +204,25 @@ func (o runOptions) step() train.Config {
 func (o workOptions) batchSize() int { return o.MicroBatch * o.Accumulate }
 
 // identity describes what a run computes: two runs of the same identity have the same bytes at every step that both reach.
-// How a batch is cut into micro-batches is no part of it, nor is how many steps there are where the schedule does not ask.
+// How a batch is cut into micro-batches is no part of it, unless math is fast: sums over tokens are then of pairs. Nor is how many steps
+// there are where the schedule does not ask.
 func (o trainOptions) identity(text string) string {
 	fixed := o.runOptions
 	if o.Schedule == "constant" || o.Schedule == "constant_with_warmup" {
 		fixed.Steps = 0
 	}
+	micro := 0
+	if o.Math == exactMath {
+		fixed.Math = "" // as before there was another
+	} else {
+		micro = o.MicroBatch
+	}
 	b, err := json.Marshal(struct {
 		Options   runOptions
 		Sequences int
+		Micro     int `json:",omitempty"`
 		Text      string
-	}{fixed, o.batchSize(), fmt.Sprintf("sha256 %x", sha256.Sum256([]byte(text)))})
+	}{fixed, o.batchSize(), micro, fmt.Sprintf("sha256 %x", sha256.Sum256([]byte(text)))})
 	if err != nil {
 		panic(err) // strings and finite numbers
 	}

@@ -22,11 +22,24 @@ func Choose(z []float32, c Choice, step int) int {
 		order[i] = i
 	}
 	sort.SliceStable(order, func(a, b int) bool { return z[order[a]] > z[order[b]] })
+	return Pick(z, order[:c.Candidates(len(z))], c, step)
+}
+
+// Candidates is how many of n logits, from the largest down, can be chosen before their probabilities are looked at.
+func (c Choice) Candidates(n int) int {
+	switch {
+	case c.Temperature == 0:
+		return 1
+	case c.TopK > 0:
+		return min(c.TopK, n)
+	}
+	return n
+}
+
+// Pick is Choose among candidates in their order.
+func Pick(z []float32, order []int, c Choice, step int) int {
 	if c.Temperature == 0 {
 		return order[0]
-	}
-	if c.TopK > 0 && c.TopK < len(order) {
-		order = order[:c.TopK]
 	}
 	e := make([]float32, len(order))
 	for i, id := range order {

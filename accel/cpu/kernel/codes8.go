@@ -38,10 +38,10 @@ func codes8(codes []byte, x []float32, r float32, s *Search8) {
 	x = x[:len(codes)]
 	for i, v := range x {
 		v = float32(v * r)
-		n := s.below[math.Float32bits(v)>>16]
+		n := int(s.below[math.Float32bits(v)>>16]) // an int, of which Go makes no branch, which nothing could foretell
 		if v > s.thresholds[n] {
 			n++
 		}
-		codes[i] = n
+		codes[i] = uint8(n)
 	}
 }

@@ -37,6 +37,17 @@ func dequantize4RoundedAVX2(dst []float32, packed []byte, absmax []float32, valu
 //go:noescape
 func dequantize4BFloat16AVX2(dst []uint16, packed []byte, absmax []float32, values *[16]float32, blocksize int)
 
+// dequantize4BFloat16PastAVX2 computes
+//
+//	for i := range dst {
+//		dst[i] = num.ToBFloat16(values[code i] * absmax[i/blocksize])
+//	}
+//
+// where code 2k is the high nibble of packed[k], and len(dst) is a multiple of 32, as dst's address is; stores go past the caches.
+//
+//go:noescape
+func dequantize4BFloat16PastAVX2(dst []uint16, packed []byte, absmax []float32, values *[16]float32, blocksize int)
+
 // dequantize4AVX512 computes
 //
 //	for i := range dst {

@@ -368,6 +368,137 @@ DATA dequantize4BFloat16AVX2_order<>+0(SB)/8, $0x0b0a090803020100
 DATA dequantize4BFloat16AVX2_order<>+8(SB)/8, $0x0f0e0d0c07060504
 GLOBL dequantize4BFloat16AVX2_order<>(SB), RODATA|NOPTR, $16
 
+// func dequantize4BFloat16PastAVX2(dst []uint16, packed []byte, absmax []float32, values *[16]float32, blocksize int)
+// Requires: AVX, AVX2, CMOV, MMX+
+TEXT ·dequantize4BFloat16PastAVX2(SB), NOSPLIT, $0-88
+	MOVQ           dst_base+0(FP), AX
+	MOVQ           dst_len+8(FP), CX
+	MOVQ           packed_base+24(FP), DX
+	MOVQ           absmax_base+48(FP), BX
+	MOVQ           values+72(FP), SI
+	MOVQ           blocksize+80(FP), DI
+	MOVL           $0x00007fff, R8
+	VMOVD          R8, X0
+	VPBROADCASTD   X0, Y0
+	MOVL           $0x00400000, R8
+	VMOVD          R8, X1
+	VPBROADCASTD   X1, Y1
+	VMOVUPS        (SI), X2
+	VINSERTF128    $0x01, 32(SI), Y2, Y2
+	VMOVUPS        16(SI), X3
+	VINSERTF128    $0x01, 48(SI), Y3, Y3
+	MOVL           $0x0f0f0f0f, SI
+	VMOVD          SI, X5
+	VPBROADCASTD   X5, Y5
+	VBROADCASTI128 dequantize4BFloat16PastAVX2_gather<>+0(SB), Y4
+	VBROADCASTI128 dequantize4BFloat16PastAVX2_order<>+0(SB), Y6
+
+dequantize4BFloat16PastAVX2_block:
+	TESTQ        CX, CX
+	JEQ          dequantize4BFloat16PastAVX2_end
+	MOVQ         DI, SI
+	CMPQ         CX, SI
+	CMOVQLT      CX, SI
+	SUBQ         SI, CX
+	VBROADCASTSS (BX), Y7
+	VMULPS       Y2, Y7, Y8
+	VPSLLD       $0x0f, Y8, Y9
+	VPSRLD       $0x1f, Y9, Y9
+	VPADDD       Y8, Y0, Y10
+	VPADDD       Y9, Y10, Y10
+	VCMPPS       $0x03, Y8, Y8, Y9
+	VPOR         Y1, Y8, Y8
+	VBLENDVPS    Y9, Y8, Y10, Y10
+	VPSHUFB      Y4, Y10, Y10
+	VMULPS       Y3, Y7, Y7
+	VPSLLD       $0x0f, Y7, Y8
+	VPSRLD       $0x1f, Y8, Y8
+	VPADDD       Y7, Y0, Y9
+	VPADDD       Y8, Y9, Y9
+	VCMPPS       $0x03, Y7, Y7, Y8
+	VPOR         Y1, Y7, Y7
+	VBLENDVPS    Y8, Y7, Y9, Y9
+	VPSHUFB      Y4, Y9, Y9
+	VPUNPCKLDQ   Y9, Y10, Y8
+	VPERMQ       $0x88, Y8, Y7
+	VPERMQ       $0xdd, Y8, Y8
+	ADDQ         $0x04, BX
+
+dequantize4BFloat16PastAVX2_64:
+	CMPQ       SI, $0x40
+	JLT        dequantize4BFloat16PastAVX2_64_end
+	VMOVDQU    (DX), Y9
+	VPSHUFB    Y6, Y9, Y9
+	VPERMQ     $0xd8, Y9, Y9
+	VPSRLD     $0x04, Y9, Y10
+	VPAND      Y5, Y10, Y10
+	VPAND      Y5, Y9, Y9
+	VPSHUFB    Y10, Y7, Y11
+	VPSHUFB    Y10, Y8, Y10
+	VPSHUFB    Y9, Y7, Y12
+	VPSHUFB    Y9, Y8, Y9
+	VPUNPCKLBW Y10, Y11, Y13
+	VPUNPCKLBW Y9, Y12, Y14
+	VPUNPCKHBW Y10, Y11, Y10
+	VPUNPCKHBW Y9, Y12, Y9
+	VPUNPCKLWD Y14, Y13, Y11
+	VPUNPCKHWD Y14, Y13, Y12
+	VPUNPCKLWD Y9, Y10, Y13
+	VPUNPCKHWD Y9, Y10, Y9
+	VMOVNTDQ   Y11, (AX)
+	VMOVNTDQ   Y12, 32(AX)
+	VMOVNTDQ   Y13, 64(AX)
+	VMOVNTDQ   Y9, 96(AX)
+	ADDQ       $0x00000020, DX
+	ADDQ       $0x00000080, AX
+	SUBQ       $0x40, SI
+	JMP        dequantize4BFloat16PastAVX2_64
+
+dequantize4BFloat16PastAVX2_64_end:
+dequantize4BFloat16PastAVX2_32:
+	CMPQ       SI, $0x20
+	JLT        dequantize4BFloat16PastAVX2_32_end
+	VMOVDQU    (DX), X9
+	VPSRLD     $0x04, X9, X10
+	VPAND      X5, X10, X10
+	VPAND      X5, X9, X9
+	VPSHUFB    X10, X7, X11
+	VPSHUFB    X10, X8, X10
+	VPSHUFB    X9, X7, X12
+	VPSHUFB    X9, X8, X9
+	VPUNPCKLBW X10, X11, X13
+	VPUNPCKLBW X9, X12, X14
+	VPUNPCKHBW X10, X11, X10
+	VPUNPCKHBW X9, X12, X9
+	VPUNPCKLWD X14, X13, X11
+	VPUNPCKHWD X14, X13, X12
+	VPUNPCKLWD X9, X10, X13
+	VPUNPCKHWD X9, X10, X9
+	VMOVNTDQ   X11, (AX)
+	VMOVNTDQ   X12, 16(AX)
+	VMOVNTDQ   X13, 32(AX)
+	VMOVNTDQ   X9, 48(AX)
+	ADDQ       $0x00000010, DX
+	ADDQ       $0x00000040, AX
+	SUBQ       $0x20, SI
+	JMP        dequantize4BFloat16PastAVX2_32
+
+dequantize4BFloat16PastAVX2_32_end:
+	JMP dequantize4BFloat16PastAVX2_block
+
+dequantize4BFloat16PastAVX2_end:
+	SFENCE
+	VZEROUPPER
+	RET
+
+DATA dequantize4BFloat16PastAVX2_gather<>+0(SB)/8, $0x0f0b07030e0a0602
+DATA dequantize4BFloat16PastAVX2_gather<>+8(SB)/8, $0x0000000000000000
+GLOBL dequantize4BFloat16PastAVX2_gather<>(SB), RODATA|NOPTR, $16
+
+DATA dequantize4BFloat16PastAVX2_order<>+0(SB)/8, $0x0b0a090803020100
+DATA dequantize4BFloat16PastAVX2_order<>+8(SB)/8, $0x0f0e0d0c07060504
+GLOBL dequantize4BFloat16PastAVX2_order<>(SB), RODATA|NOPTR, $16
+
 // func dequantize4AVX512(dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int)
 // Requires: AVX, AVX512F, CMOV
 TEXT ·dequantize4AVX512(SB), NOSPLIT, $0-88

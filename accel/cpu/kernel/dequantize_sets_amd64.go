@@ -1,9 +1,12 @@
 package kernel
 
+import "unsafe"
+
 func (s *Set) dequantizeAVX2() {
 	s.Dequantize4 = thirtyTwos(dequantize4AVX2, dequantize4)
 	s.Dequantize4Rounded = thirtyTwos(dequantize4RoundedAVX2, dequantize4Rounded)
 	s.Dequantize4BFloat16 = thirtyTwos(dequantize4BFloat16AVX2, dequantize4BFloat16)
+	s.Dequantize4BFloat16Past = aligned(thirtyTwos(dequantize4BFloat16PastAVX2, dequantize4BFloat16), s.Dequantize4BFloat16)
 	s.Dequantize8 = dequantize8Eights
 }
 
@@ -22,6 +25,17 @@ func thirtyTwos[T any](most, rest dequantizer4[T]) dequantizer4[T] {
 		most(dst[:n], packed[:n/2], absmax[:(n+blocksize-1)/blocksize], values, blocksize)
 		if n < len(dst) {
 			rest(dst[n:], packed[n/2:], absmax[n/blocksize:], values, blocksize)
+		}
+	}
+}
+
+// aligned leaves to other what does not begin at a multiple of 32 bytes.
+func aligned[T any](f, other dequantizer4[T]) dequantizer4[T] {
+	return func(dst []T, packed []byte, absmax []float32, values *[16]float32, blocksize int) {
+		if uintptr(unsafe.Pointer(unsafe.SliceData(dst)))%32 == 0 {
+			f(dst, packed, absmax, values, blocksize)
+		} else {
+			other(dst, packed, absmax, values, blocksize)
 		}
 	}
 }

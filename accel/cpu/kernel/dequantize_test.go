@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 
 	"qlora/ref/num"
 	"qlora/ref/quant"
@@ -73,6 +74,21 @@ func checkDequantize4(t *testing.T, s *Set, c *quant.Codebook, blocksize, n int,
 	widenBFloat16(dst.x, short.x)
 	same(t, what+", bfloat16", dst.x, want)
 	short.check(t)
+
+	for _, skip := range []int{0, 1, 8} { // bfloat16 after an address that is aligned
+		all := newGuarded[uint16](n + 32)
+		first := -int(uintptr(unsafe.Pointer(&all.x[0]))) / 2 & 15
+		x := all.x[first+skip:][:n]
+		s.Dequantize4BFloat16Past(x, packed.x, absmax.x, &c.Values, blocksize)
+		widenBFloat16(dst.x, x)
+		same(t, fmt.Sprintf("%s, past, after %d", what, skip), dst.x, want)
+		for i, v := range all.x {
+			if v != 77 && (i < first+skip || i >= first+skip+n) {
+				t.Fatalf("%s, past: element %d of %d was written", what, i-first-skip, n)
+			}
+		}
+		all.check(t)
+	}
 }
 
 func TestDequantize8(t *testing.T) {
@@ -107,6 +123,7 @@ func BenchmarkDequantize(b *testing.B) {
 			bytes := n/2 + n/blocksize*4
 			perSet(b, name("4"), bytes+4*n, func(s *Set) { s.Dequantize4(x, packed, absmax, &quant.NF4.Values, blocksize) })
 			perSet(b, name("4Rounded"), bytes+4*n, func(s *Set) { s.Dequantize4Rounded(x, packed, absmax, &quant.NF4.Values, blocksize) })
+			perSet(b, name("4BFloat16Past"), bytes+2*n, func(s *Set) { s.Dequantize4BFloat16Past(h, packed, absmax, &quant.NF4.Values, blocksize) })
 			perSet(b, name("4BFloat16"), bytes+2*n, func(s *Set) { s.Dequantize4BFloat16(h, packed, absmax, &quant.NF4.Values, blocksize) })
 		}
 	}

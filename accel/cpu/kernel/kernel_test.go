@@ -20,11 +20,12 @@ func all(t *testing.T, f func(t *testing.T, s *Set)) {
 	}
 }
 
-// A machine that should have a set says so by QLORA_NEED=avx2,avx512: then its absence fails.
+// A machine that should have a set says so by QLORA_NEED=avx2,avx512,avx512bf16: then its absence fails.
 func TestSets(t *testing.T) {
 	have := map[string]bool{}
 	for _, s := range Sets() {
 		have[s.Name] = true
+		have["avx512bf16"] = have["avx512bf16"] || s.TilePairs != nil
 	}
 	t.Logf("this processor runs %v", have)
 	for _, name := range strings.Split(os.Getenv("QLORA_NEED"), ",") {
@@ -61,11 +62,11 @@ func TestRegistersOfAVX2(t *testing.T) {
 const guard = 64
 
 // guarded is memory of n elements between two runs of a pattern; its address is odd in elements. Check fails if the pattern was written to.
-type guarded[T float32 | uint16 | byte] struct {
+type guarded[T float32 | uint32 | uint16 | byte] struct {
 	all, x []T
 }
 
-func newGuarded[T float32 | uint16 | byte](n int) guarded[T] {
+func newGuarded[T float32 | uint32 | uint16 | byte](n int) guarded[T] {
 	all := make([]T, guard+1+n+guard)
 	for i := range all {
 		all[i] = 77
@@ -83,7 +84,7 @@ func (g guarded[T]) check(t *testing.T) {
 }
 
 // guardedFrom is guarded memory with the values of x.
-func guardedFrom[T float32 | uint16 | byte](x []T) guarded[T] {
+func guardedFrom[T float32 | uint32 | uint16 | byte](x []T) guarded[T] {
 	g := newGuarded[T](len(x))
 	copy(g.x, x)
 	return g

@@ -12,7 +12,7 @@ package kernel
 //		}
 //	}
 //
-// with ROWS = 16; code 2k of row i is the high nibble of packed[i*stride+k]. len(x) is a multiple of blocksize, that of 32;
+// with ROWS = 32; code 2k of row i is the high nibble of packed[i*stride+k]. len(x) is a multiple of blocksize, that of 32;
 // each product is rounded, then each sum.
 //
 //go:noescape
@@ -54,7 +54,7 @@ func matVec4RoundedAVX512(c []float32, x []float32, packed []byte, stride int, a
 //		}
 //	}
 //
-// with ROWS = 16; code 2k of row i is the high nibble of packed[i*stride+k]. len(x) is a multiple of blocksize, that of 32;
+// with ROWS = 32; code 2k of row i is the high nibble of packed[i*stride+k]. len(x) is a multiple of blocksize, that of 32;
 // one rounding for each product and its sum.
 //
 //go:noescape

@@ -10,13 +10,15 @@ import (
 func portable() *Set {
 	s := &Set{
 		Name: "portable", MR: 4, NR: 4, RowWidth: 8,
-		Transpose: transpose, Lines: lines, LinesBFloat16: linesBFloat16, Magnitudes: magnitudes,
+		Transpose: transpose, Lines: lines, LinesBFloat16: linesBFloat16, Interleave: interleave, Magnitudes: magnitudes,
 		WidenBFloat16: widenBFloat16, NarrowBFloat16: narrowBFloat16, RoundBFloat16: num.BFloat16.RoundAll,
 		WidenFloat16: widenFloat16, NarrowFloat16: narrowFloat16, RoundFloat16: num.Float16.RoundAll,
-		Dequantize4: dequantize4, Dequantize4Rounded: dequantize4Rounded, Dequantize4BFloat16: dequantize4BFloat16,
-		Dequantize8: dequantize8, Absmax: absmax, Codes4: codes4, Codes8: codes8,
+		Dequantize4: dequantize4, Dequantize4Rounded: dequantize4Rounded, Dequantize4BFloat16: dequantize4BFloat16, Dequantize4BFloat16Past: dequantize4BFloat16,
+		QuantizeFloat32: quantizeFloat32, QuantizeBFloat16: quantizeBFloat16,
+		Dequantize8: dequantize8, Absmax: absmax, Codes8: codes8,
 		Sum: num.Sum, Max: largest, Add: add, Mul: mul, Scale: scale, Shift: shift, Divide: divide, Axpy: axpy,
 		ExpMinus: expMinus, Sigmoid: sigmoid, Tanh: tanh, SiLU: silu, AdamW: adamW,
+		Peak: peak, Read: func(x []float32) { absmax(x) },
 	}
 	s.MatVecRows = 8
 	s.MatVec4 = func(c, x []float32, packed []byte, stride int, absmax []float32, values *[16]float32, blocksize int) {
@@ -196,10 +198,38 @@ func absmax(x []float32) float32 {
 	return math.Float32frombits(m)
 }
 
-func codes4(packed []byte, x []float32, r float32, thresholds *[15]float32, ascending *[16]uint8) {
-	for i := range packed {
-		packed[i] = code4(float32(x[2*i]*r), thresholds, ascending)<<4 | code4(float32(x[2*i+1]*r), thresholds, ascending)
+// quantizer4 is the type of a kernel that quantizes blocks.
+type quantizer4[T any] = func(packed []byte, absmax []float32, x []T, blocksize int, thresholds *[15]float32, ascending *[16]uint8) int
+
+// quantizeFloat32 makes a block of zeros of one whose reciprocal overflows.
+func quantizeFloat32(packed []byte, absmaxes, x []float32, blocksize int, thresholds *[15]float32, ascending *[16]uint8) int {
+	for b := range absmaxes {
+		x, packed := x[b*blocksize:(b+1)*blocksize], packed[b*blocksize/2:(b+1)*blocksize/2]
+		m := absmax(x)
+		if !(m <= math.MaxFloat32) {
+			return b
+		}
+		r := 1 / m
+		if r > math.MaxFloat32 {
+			m, r = 0, 0
+		}
+		absmaxes[b] = m
+		for i := range packed {
+			packed[i] = code4(float32(x[2*i]*r), thresholds, ascending)<<4 | code4(float32(x[2*i+1]*r), thresholds, ascending)
+		}
 	}
+	return -1
+}
+
+func quantizeBFloat16(packed []byte, absmax []float32, x []uint16, blocksize int, thresholds *[15]float32, ascending *[16]uint8) int {
+	var block [4096]float32
+	for b := range absmax {
+		widenBFloat16(block[:blocksize], x[b*blocksize:])
+		if quantizeFloat32(packed[b*blocksize/2:], absmax[b:b+1], block[:], blocksize, thresholds, ascending) == 0 {
+			return b
+		}
+	}
+	return -1
 }
 
 // code4 finds the number of thresholds below x by halves. NaN exceeds none.
@@ -312,4 +342,14 @@ func adamW(p, m, v, g, s []float32, clip float32) {
 		root := float32(math.Sqrt(float64(v[i])))
 		p[i] = float32(p[i]*s[decay]) + float32(m[i]*s[stepSize])/(root/s[rootBias2]+s[eps])
 	}
+}
+
+// peak is tile, for plain Go has nothing faster, on what stays in the first-level cache.
+func peak(rounds int) int {
+	var c [16]float32
+	var a, b [4 * 128]float32
+	for range rounds {
+		tile(c[:], 4, a[:], b[:])
+	}
+	return rounds * 2 * 4 * len(b)
 }

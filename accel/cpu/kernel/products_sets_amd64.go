@@ -4,7 +4,7 @@ func (s *Set) productsAVX2() {
 	s.MR, s.NR, s.RowWidth = 6, 16, 64
 	s.Tile, s.TileFused = tileAVX2, tileFusedAVX2
 	s.Row, s.RowFused = rowAVX2, rowFusedAVX2
-	s.MatVec4, s.MatVec4Rounded, s.MatVecRows = matVec4AVX2, matVec4RoundedAVX2, 16
+	s.MatVec4, s.MatVec4Rounded, s.MatVecRows = matVec4AVX2, matVec4RoundedAVX2, 32
 }
 
 func (s *Set) productsAVX512() {

@@ -15,14 +15,46 @@ package kernel
 //go:noescape
 func absmaxAVX2(x []float32) (m float32)
 
-// codes4AVX2 computes, of the thresholds t in ascending order,
+// quantizeFloat32AVX2 computes, of the 15 thresholds t in ascending order,
 //
-//	for i := range packed {
-//		high, low := x[2*i]*r, x[2*i+1]*r
-//		packed[i] = ascending[how many t < high]<<4 | ascending[how many t < low]
+//	for b := range absmax {
+//		block := x[b*blocksize:(b+1)*blocksize]
+//		m := the largest magnitude in block
+//		r := 1 / m
+//		if m or r is NaN or infinite {
+//			return b
+//		}
+//		absmax[b] = m
+//		for i := 0; i < blocksize; i += 2 {
+//			high, low := block[i]*r, block[i+1]*r
+//			packed[(b*blocksize+i)/2] = ascending[how many t < high]<<4 | ascending[how many t < low]
+//		}
 //	}
+//	return len(absmax)
 //
-// in blocks of 16 bytes, of which len(packed) is a multiple.
+// Thresholds come in the order t[0], t[2], t[4], t[6]; t[1], t[5], t[9], t[13]; t[8], t[10], t[12], t[14]; t[3], t[7], t[11].
 //
 //go:noescape
-func codes4AVX2(packed []byte, x []float32, r float32, thresholds *[15]float32, ascending *[16]uint8)
+func quantizeFloat32AVX2(packed []byte, absmax []float32, x []float32, blocksize int, thresholds *[16]float32, ascending *[16]uint8) (done int)
+
+// quantizeBFloat16AVX2 computes, of the 15 thresholds t in ascending order,
+//
+//	for b := range absmax {
+//		block := x[b*blocksize:(b+1)*blocksize], widened to float32
+//		m := the largest magnitude in block
+//		r := 1 / m
+//		if m or r is NaN or infinite {
+//			return b
+//		}
+//		absmax[b] = m
+//		for i := 0; i < blocksize; i += 2 {
+//			high, low := block[i]*r, block[i+1]*r
+//			packed[(b*blocksize+i)/2] = ascending[how many t < high]<<4 | ascending[how many t < low]
+//		}
+//	}
+//	return len(absmax)
+//
+// Thresholds come in the order t[0], t[2], t[4], t[6]; t[1], t[5], t[9], t[13]; t[8], t[10], t[12], t[14]; t[3], t[7], t[11].
+//
+//go:noescape
+func quantizeBFloat16AVX2(packed []byte, absmax []float32, x []uint16, blocksize int, thresholds *[16]float32, ascending *[16]uint8) (done int)

@@ -46,114 +46,434 @@ absmax_end:
 	VZEROUPPER
 	RET
 
-// func codes4AVX2(packed []byte, x []float32, r float32, thresholds *[15]float32, ascending *[16]uint8)
-// Requires: AVX, AVX2
-TEXT ·codes4AVX2(SB), NOSPLIT, $0-72
+// func quantizeFloat32AVX2(packed []byte, absmax []float32, x []float32, blocksize int, thresholds *[16]float32, ascending *[16]uint8) (done int)
+// Requires: AVX, AVX2, CMOV
+TEXT ·quantizeFloat32AVX2(SB), NOSPLIT, $256-104
 	MOVQ           packed_base+0(FP), AX
-	MOVQ           packed_len+8(FP), CX
-	MOVQ           x_base+24(FP), DX
-	MOVQ           thresholds+56(FP), BX
-	VBROADCASTSS   28(BX), Y0
-	VBROADCASTSS   12(BX), Y1
-	VBROADCASTSS   44(BX), Y2
-	VMOVUPS        (BX), Y4
-	VMOVUPS        28(BX), Y5
-	VSHUFPS        $0xd8, Y5, Y4, Y4
-	VPERMPD        $0xd8, Y4, Y4
-	VMOVSS         4(BX), X3
-	VINSERTPS      $0x10, 20(BX), X3, X3
-	VINSERTPS      $0x20, 36(BX), X3, X3
-	VINSERTPS      $0x30, 52(BX), X3, X3
-	VINSERTF128    $0x01, X3, Y3, Y3
-	VBROADCASTSS   r+48(FP), Y5
-	MOVQ           ascending+64(FP), BX
-	VBROADCASTI128 (BX), Y6
-	MOVL           $0x00000002, BX
-	VMOVD          BX, X7
-	VPBROADCASTD   X7, Y7
-	MOVL           $0x01100110, BX
-	VMOVD          BX, X8
-	VPBROADCASTD   X8, Y8
-	VMOVDQU        codes4_order<>+0(SB), Y9
-	XORQ           BX, BX
+	MOVQ           absmax_base+24(FP), CX
+	MOVQ           x_base+48(FP), DX
+	MOVQ           thresholds+80(FP), BX
+	MOVQ           blocksize+72(FP), R8
+	MOVQ           absmax_len+32(FP), DI
+	MOVQ           CX, SI
+	LEAQ           (CX)(DI*4), DI
+	IMUL3Q         $0x04, R8, R8
+	MOVQ           ascending+88(FP), R9
+	VBROADCASTI128 (R9), Y0
+	MOVL           $0x7fffffff, R9
+	VMOVD          R9, X3
+	VPBROADCASTD   X3, Y3
+	MOVL           $0x00000002, R9
+	VMOVD          R9, X4
+	VPBROADCASTD   X4, Y4
+	VMOVDQU        quantizeFloat32AVX2_order<>+0(SB), Y5
+	VBROADCASTSS   48(BX), Y6
+	VBROADCASTSS   52(BX), Y7
+	VBROADCASTSS   56(BX), Y8
+	VBROADCASTF128 16(BX), Y9
+	VMOVUPS        (BX), X10
+	VINSERTF128    $0x01, 32(BX), Y10, Y10
 
-codes4_loop:
-	CMPQ       BX, CX
-	JAE        codes4_end
-	VMULPS     (DX)(BX*8), Y5, Y10
-	VCMPPS     $0x1e, Y0, Y10, Y12
-	VPAND      Y7, Y12, Y11
-	VBLENDVPS  Y12, Y2, Y1, Y12
-	VCMPPS     $0x1e, Y12, Y10, Y12
+quantizeFloat32AVX2_batch:
+	CMPQ    CX, DI
+	JAE     quantizeFloat32AVX2_end
+	LEAQ    32(CX), R9
+	CMPQ    R9, DI
+	CMOVQHI DI, R9
+	MOVQ    DX, R10
+	LEAQ    (SP), R11
+
+quantizeFloat32AVX2_block:
+	LEAQ  (R10)(R8*1), BX
+	VPXOR Y1, Y1, Y1
+
+quantizeFloat32AVX2_scan:
+	VPAND        (R10), Y3, Y2
+	VPMAXUD      Y2, Y1, Y1
+	VPAND        32(R10), Y3, Y2
+	VPMAXUD      Y2, Y1, Y1
+	VPAND        64(R10), Y3, Y2
+	VPMAXUD      Y2, Y1, Y1
+	VPAND        96(R10), Y3, Y2
+	VPMAXUD      Y2, Y1, Y1
+	ADDQ         $0x00000080, R10
+	CMPQ         R10, BX
+	JB           quantizeFloat32AVX2_scan
+	VEXTRACTF128 $0x01, Y1, X2
+	VPMAXUD      X2, X1, X1
+	VPSHUFD      $0xee, X1, X2
+	VPMAXUD      X2, X1, X1
+	VPSHUFD      $0x55, X1, X2
+	VPMAXUD      X2, X1, X1
+	VBROADCASTSS X1, Y1
+
+	// What is not finite, it or its reciprocal, ends the loop.
+	VMOVD X1, BX
+	SUBL  $0x00200001, BX
+	CMPL  BX, $0x7f5fffff
+	JB    quantizeFloat32AVX2_finite
+	MOVQ  CX, DI
+	JMP   quantizeFloat32AVX2_codes
+
+quantizeFloat32AVX2_finite:
+	VMOVSS       X1, (CX)
+	VMOVSS       quantizeFloat32AVX2_one<>+0(SB), X2
+	VDIVSS       X1, X2, X2
+	VBROADCASTSS X2, Y2
+	VMOVDQU      Y2, (R11)
+	ADDQ         $0x20, R11
+	ADDQ         $0x04, CX
+	CMPQ         CX, R9
+	JB           quantizeFloat32AVX2_block
+
+quantizeFloat32AVX2_codes:
+	LEAQ (SP), R9
+	JMP  quantizeFloat32AVX2_more
+
+quantizeFloat32AVX2_entry:
+	VMOVUPS (R9), Y2
+	ADDQ    $0x20, R9
+	LEAQ    (DX)(R8*1), BX
+
+quantizeFloat32AVX2_step:
+	VMULPS     (DX), Y2, Y1
+	VCMPPS     $0x1e, Y7, Y1, Y12
+	VPAND      Y4, Y12, Y11
+	VBLENDVPS  Y12, Y8, Y6, Y12
+	VCMPPS     $0x1e, Y12, Y1, Y12
 	VPSUBD     Y12, Y11, Y11
-	VPERMILPS  Y11, Y3, Y12
+	VPERMILPS  Y11, Y9, Y12
 	VPADDD     Y11, Y11, Y11
-	VCMPPS     $0x1e, Y12, Y10, Y12
+	VCMPPS     $0x1e, Y12, Y1, Y12
 	VPSUBD     Y12, Y11, Y11
-	VPERMPS    Y4, Y11, Y12
+	VPERMPS    Y10, Y11, Y12
 	VPADDD     Y11, Y11, Y11
-	VCMPPS     $0x1e, Y12, Y10, Y10
-	VPSUBD     Y10, Y11, Y11
-	VMULPS     32(DX)(BX*8), Y5, Y10
-	VCMPPS     $0x1e, Y0, Y10, Y13
-	VPAND      Y7, Y13, Y12
-	VBLENDVPS  Y13, Y2, Y1, Y13
-	VCMPPS     $0x1e, Y13, Y10, Y13
+	VCMPPS     $0x1e, Y12, Y1, Y1
+	VPSUBD     Y1, Y11, Y11
+	VMULPS     32(DX), Y2, Y1
+	VCMPPS     $0x1e, Y7, Y1, Y13
+	VPAND      Y4, Y13, Y12
+	VBLENDVPS  Y13, Y8, Y6, Y13
+	VCMPPS     $0x1e, Y13, Y1, Y13
 	VPSUBD     Y13, Y12, Y12
-	VPERMILPS  Y12, Y3, Y13
+	VPERMILPS  Y12, Y9, Y13
 	VPADDD     Y12, Y12, Y12
-	VCMPPS     $0x1e, Y13, Y10, Y13
+	VCMPPS     $0x1e, Y13, Y1, Y13
 	VPSUBD     Y13, Y12, Y12
-	VPERMPS    Y4, Y12, Y13
+	VPERMPS    Y10, Y12, Y13
 	VPADDD     Y12, Y12, Y12
-	VCMPPS     $0x1e, Y13, Y10, Y10
-	VPSUBD     Y10, Y12, Y12
-	VMULPS     64(DX)(BX*8), Y5, Y10
-	VCMPPS     $0x1e, Y0, Y10, Y14
-	VPAND      Y7, Y14, Y13
-	VBLENDVPS  Y14, Y2, Y1, Y14
-	VCMPPS     $0x1e, Y14, Y10, Y14
+	VCMPPS     $0x1e, Y13, Y1, Y1
+	VPSUBD     Y1, Y12, Y12
+	VMULPS     64(DX), Y2, Y1
+	VCMPPS     $0x1e, Y7, Y1, Y14
+	VPAND      Y4, Y14, Y13
+	VBLENDVPS  Y14, Y8, Y6, Y14
+	VCMPPS     $0x1e, Y14, Y1, Y14
 	VPSUBD     Y14, Y13, Y13
-	VPERMILPS  Y13, Y3, Y14
+	VPERMILPS  Y13, Y9, Y14
 	VPADDD     Y13, Y13, Y13
-	VCMPPS     $0x1e, Y14, Y10, Y14
+	VCMPPS     $0x1e, Y14, Y1, Y14
 	VPSUBD     Y14, Y13, Y13
-	VPERMPS    Y4, Y13, Y14
+	VPERMPS    Y10, Y13, Y14
 	VPADDD     Y13, Y13, Y13
-	VCMPPS     $0x1e, Y14, Y10, Y10
-	VPSUBD     Y10, Y13, Y13
-	VMULPS     96(DX)(BX*8), Y5, Y10
-	VCMPPS     $0x1e, Y0, Y10, Y15
-	VPAND      Y7, Y15, Y14
-	VBLENDVPS  Y15, Y2, Y1, Y15
-	VCMPPS     $0x1e, Y15, Y10, Y15
+	VCMPPS     $0x1e, Y14, Y1, Y1
+	VPSUBD     Y1, Y13, Y13
+	VMULPS     96(DX), Y2, Y1
+	VCMPPS     $0x1e, Y7, Y1, Y15
+	VPAND      Y4, Y15, Y14
+	VBLENDVPS  Y15, Y8, Y6, Y15
+	VCMPPS     $0x1e, Y15, Y1, Y15
 	VPSUBD     Y15, Y14, Y14
-	VPERMILPS  Y14, Y3, Y15
+	VPERMILPS  Y14, Y9, Y15
 	VPADDD     Y14, Y14, Y14
-	VCMPPS     $0x1e, Y15, Y10, Y15
+	VCMPPS     $0x1e, Y15, Y1, Y15
 	VPSUBD     Y15, Y14, Y14
-	VPERMPS    Y4, Y14, Y15
+	VPERMPS    Y10, Y14, Y15
 	VPADDD     Y14, Y14, Y14
-	VCMPPS     $0x1e, Y15, Y10, Y10
-	VPSUBD     Y10, Y14, Y14
+	VCMPPS     $0x1e, Y15, Y1, Y1
+	VPSUBD     Y1, Y14, Y14
 	VPACKSSDW  Y12, Y11, Y11
 	VPACKSSDW  Y14, Y13, Y13
-	VPACKSSWB  Y13, Y11, Y10
-	VPERMD     Y10, Y9, Y10
-	VPSHUFB    Y10, Y6, Y10
-	VPMADDUBSW Y8, Y10, Y10
-	VPACKUSWB  Y10, Y10, Y10
-	VPERMQ     $0xd8, Y10, Y10
-	VMOVDQU    X10, (AX)(BX*1)
-	ADDQ       $0x10, BX
-	JMP        codes4_loop
+	VPACKSSWB  Y13, Y11, Y1
+	VPERMD     Y1, Y5, Y1
+	VPSHUFB    Y1, Y0, Y1
+	VPMADDUBSW quantizeFloat32AVX2_pairs<>+0(SB), Y1, Y1
+	VPACKUSWB  Y1, Y1, Y1
+	VPERMQ     $0xd8, Y1, Y1
+	VMOVDQU    X1, (AX)
+	ADDQ       $0x10, AX
+	ADDQ       $0x00000080, DX
+	CMPQ       DX, BX
+	JB         quantizeFloat32AVX2_step
 
-codes4_end:
+quantizeFloat32AVX2_more:
+	CMPQ R9, R11
+	JB   quantizeFloat32AVX2_entry
+	JMP  quantizeFloat32AVX2_batch
+
+quantizeFloat32AVX2_end:
+	SUBQ SI, CX
+	SHRQ $0x02, CX
+	MOVQ CX, done+96(FP)
 	VZEROUPPER
 	RET
 
-DATA codes4_order<>+0(SB)/8, $0x0000000400000000
-DATA codes4_order<>+8(SB)/8, $0x0000000500000001
-DATA codes4_order<>+16(SB)/8, $0x0000000600000002
-DATA codes4_order<>+24(SB)/8, $0x0000000700000003
-GLOBL codes4_order<>(SB), RODATA|NOPTR, $32
+DATA quantizeFloat32AVX2_pairs<>+0(SB)/4, $0x01100110
+DATA quantizeFloat32AVX2_pairs<>+4(SB)/4, $0x01100110
+DATA quantizeFloat32AVX2_pairs<>+8(SB)/4, $0x01100110
+DATA quantizeFloat32AVX2_pairs<>+12(SB)/4, $0x01100110
+DATA quantizeFloat32AVX2_pairs<>+16(SB)/4, $0x01100110
+DATA quantizeFloat32AVX2_pairs<>+20(SB)/4, $0x01100110
+DATA quantizeFloat32AVX2_pairs<>+24(SB)/4, $0x01100110
+DATA quantizeFloat32AVX2_pairs<>+28(SB)/4, $0x01100110
+GLOBL quantizeFloat32AVX2_pairs<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeFloat32AVX2_order<>+0(SB)/8, $0x0000000400000000
+DATA quantizeFloat32AVX2_order<>+8(SB)/8, $0x0000000500000001
+DATA quantizeFloat32AVX2_order<>+16(SB)/8, $0x0000000600000002
+DATA quantizeFloat32AVX2_order<>+24(SB)/8, $0x0000000700000003
+GLOBL quantizeFloat32AVX2_order<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeFloat32AVX2_one<>+0(SB)/4, $0x3f800000
+GLOBL quantizeFloat32AVX2_one<>(SB), RODATA|NOPTR, $4
+
+// func quantizeBFloat16AVX2(packed []byte, absmax []float32, x []uint16, blocksize int, thresholds *[16]float32, ascending *[16]uint8) (done int)
+// Requires: AVX, AVX2, CMOV
+TEXT ·quantizeBFloat16AVX2(SB), NOSPLIT, $256-104
+	MOVQ           packed_base+0(FP), AX
+	MOVQ           absmax_base+24(FP), CX
+	MOVQ           x_base+48(FP), DX
+	MOVQ           thresholds+80(FP), BX
+	MOVQ           blocksize+72(FP), R8
+	MOVQ           absmax_len+32(FP), DI
+	MOVQ           CX, SI
+	LEAQ           (CX)(DI*4), DI
+	IMUL3Q         $0x02, R8, R8
+	MOVQ           ascending+88(FP), R9
+	VBROADCASTI128 (R9), Y0
+	MOVL           $0x7fff7fff, R9
+	VMOVD          R9, X3
+	VPBROADCASTD   X3, Y3
+	MOVL           $0x04000400, R9
+	VMOVD          R9, X4
+	VPBROADCASTD   X4, Y4
+	MOVL           $0xff00ff00, R9
+	VMOVD          R9, X5
+	VPBROADCASTD   X5, Y5
+
+quantizeBFloat16AVX2_batch:
+	CMPQ    CX, DI
+	JAE     quantizeBFloat16AVX2_end
+	LEAQ    32(CX), R10
+	CMPQ    R10, DI
+	CMOVQHI DI, R10
+	MOVQ    DX, R11
+	LEAQ    (SP), R12
+
+quantizeBFloat16AVX2_block:
+	LEAQ  (R11)(R8*1), R9
+	VPXOR Y1, Y1, Y1
+
+quantizeBFloat16AVX2_scan:
+	VPAND        (R11), Y3, Y2
+	VPMAXUW      Y2, Y1, Y1
+	VPAND        32(R11), Y3, Y2
+	VPMAXUW      Y2, Y1, Y1
+	ADDQ         $0x00000040, R11
+	CMPQ         R11, R9
+	JB           quantizeBFloat16AVX2_scan
+	VEXTRACTI128 $0x01, Y1, X2
+	VPMAXUW      X2, X1, X1
+	VPXOR        X3, X1, X1
+	VPHMINPOSUW  X1, X1
+	VPXOR        X3, X1, X1
+	VPSLLD       $0x10, X1, X1
+	VBROADCASTSS X1, Y1
+
+	// What is not finite, it or its reciprocal, ends the loop.
+	VMOVD X1, R9
+	SUBL  $0x00200001, R9
+	CMPL  R9, $0x7f5fffff
+	JB    quantizeBFloat16AVX2_finite
+	MOVQ  CX, DI
+	JMP   quantizeBFloat16AVX2_codes
+
+quantizeBFloat16AVX2_finite:
+	VMOVSS       X1, (CX)
+	VMOVSS       quantizeBFloat16AVX2_one<>+0(SB), X2
+	VDIVSS       X1, X2, X2
+	VBROADCASTSS X2, Y2
+	VMULPS       (BX), Y1, Y6
+	VPADDD       quantizeBFloat16AVX2_half<>+0(SB), Y6, Y6
+	VPAND        quantizeBFloat16AVX2_upper<>+0(SB), Y6, Y6
+	VMULPS       Y6, Y2, Y7
+	VCMPPS       $0x1e, (BX), Y7, Y7
+	VPSRAD       $0x10, Y6, Y6
+	VMULPS       32(BX), Y1, Y1
+	VPADDD       quantizeBFloat16AVX2_half<>+0(SB), Y1, Y1
+	VPAND        quantizeBFloat16AVX2_upper<>+0(SB), Y1, Y1
+	VMULPS       Y1, Y2, Y2
+	VCMPPS       $0x1e, 32(BX), Y2, Y2
+	VPSRAD       $0x10, Y1, Y1
+	VPACKSSDW    Y1, Y6, Y1
+	VPACKSSDW    Y2, Y7, Y7
+	VPAND        Y1, Y3, Y2
+	VPSIGNW      Y1, Y2, Y2
+	VPADDW       Y7, Y2, Y1
+	VMOVDQU      Y1, (R12)
+	ADDQ         $0x20, R12
+	ADDQ         $0x04, CX
+	CMPQ         CX, R10
+	JB           quantizeBFloat16AVX2_block
+
+quantizeBFloat16AVX2_codes:
+	LEAQ (SP), R10
+	JMP  quantizeBFloat16AVX2_more
+
+quantizeBFloat16AVX2_entry:
+	VBROADCASTI128 16(R10), Y6
+	VBROADCASTI128 (R10), Y1
+	VPSHUFB        quantizeBFloat16AVX2_eight<>+0(SB), Y1, Y8
+	VPSHUFB        quantizeBFloat16AVX2_four<>+0(SB), Y6, Y7
+	VPSHUFB        quantizeBFloat16AVX2_word4<>+0(SB), Y6, Y1
+	VPSHUFB        quantizeBFloat16AVX2_word5<>+0(SB), Y6, Y2
+	VPSHUFB        quantizeBFloat16AVX2_word6<>+0(SB), Y6, Y6
+	ADDQ           $0x20, R10
+	LEAQ           (DX)(R8*1), R9
+
+quantizeBFloat16AVX2_step:
+	VPAND        (DX), Y3, Y9
+	VPSIGNW      (DX), Y9, Y9
+	VPCMPGTW     Y2, Y9, Y10
+	VPSUBB       Y10, Y4, Y10
+	VPCMPGTW     Y1, Y9, Y11
+	VPSUBB       Y11, Y10, Y10
+	VPCMPGTW     Y6, Y9, Y11
+	VPSUBB       Y11, Y10, Y10
+	VPSHUFB      Y10, Y7, Y11
+	VPADDB       Y10, Y10, Y10
+	VPCMPGTW     Y11, Y9, Y11
+	VPSUBB       Y11, Y10, Y10
+	VPSHUFB      Y10, Y8, Y11
+	VPCMPGTW     Y11, Y9, Y9
+	VPAND        32(DX), Y3, Y11
+	VPSIGNW      32(DX), Y11, Y11
+	VPCMPGTW     Y2, Y11, Y12
+	VPSUBB       Y12, Y4, Y12
+	VPCMPGTW     Y1, Y11, Y13
+	VPSUBB       Y13, Y12, Y12
+	VPCMPGTW     Y6, Y11, Y13
+	VPSUBB       Y13, Y12, Y12
+	VPSHUFB      Y12, Y7, Y13
+	VPADDB       Y12, Y12, Y12
+	VPCMPGTW     Y13, Y11, Y13
+	VPSUBB       Y13, Y12, Y12
+	VPSHUFB      Y12, Y8, Y13
+	VPCMPGTW     Y13, Y11, Y11
+	VPBLENDVB    Y5, Y12, Y10, Y10
+	VPBLENDVB    Y5, Y11, Y9, Y9
+	VPADDB       Y10, Y10, Y10
+	VPSUBB       Y9, Y10, Y10
+	VPSHUFB      Y10, Y0, Y10
+	VPMADDWD     quantizeBFloat16AVX2_pairs<>+0(SB), Y10, Y10
+	VPSHUFB      quantizeBFloat16AVX2_order<>+0(SB), Y10, Y10
+	VEXTRACTI128 $0x01, Y10, X9
+	VPUNPCKLDQ   X9, X10, X10
+	VMOVDQU      X10, (AX)
+	ADDQ         $0x10, AX
+	ADDQ         $0x00000040, DX
+	CMPQ         DX, R9
+	JB           quantizeBFloat16AVX2_step
+
+quantizeBFloat16AVX2_more:
+	CMPQ R10, R12
+	JB   quantizeBFloat16AVX2_entry
+	JMP  quantizeBFloat16AVX2_batch
+
+quantizeBFloat16AVX2_end:
+	SUBQ SI, CX
+	SHRQ $0x02, CX
+	MOVQ CX, done+96(FP)
+	VZEROUPPER
+	RET
+
+DATA quantizeBFloat16AVX2_half<>+0(SB)/4, $0x00008000
+DATA quantizeBFloat16AVX2_half<>+4(SB)/4, $0x00008000
+DATA quantizeBFloat16AVX2_half<>+8(SB)/4, $0x00008000
+DATA quantizeBFloat16AVX2_half<>+12(SB)/4, $0x00008000
+DATA quantizeBFloat16AVX2_half<>+16(SB)/4, $0x00008000
+DATA quantizeBFloat16AVX2_half<>+20(SB)/4, $0x00008000
+DATA quantizeBFloat16AVX2_half<>+24(SB)/4, $0x00008000
+DATA quantizeBFloat16AVX2_half<>+28(SB)/4, $0x00008000
+GLOBL quantizeBFloat16AVX2_half<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_upper<>+0(SB)/4, $0xffff0000
+DATA quantizeBFloat16AVX2_upper<>+4(SB)/4, $0xffff0000
+DATA quantizeBFloat16AVX2_upper<>+8(SB)/4, $0xffff0000
+DATA quantizeBFloat16AVX2_upper<>+12(SB)/4, $0xffff0000
+DATA quantizeBFloat16AVX2_upper<>+16(SB)/4, $0xffff0000
+DATA quantizeBFloat16AVX2_upper<>+20(SB)/4, $0xffff0000
+DATA quantizeBFloat16AVX2_upper<>+24(SB)/4, $0xffff0000
+DATA quantizeBFloat16AVX2_upper<>+28(SB)/4, $0xffff0000
+GLOBL quantizeBFloat16AVX2_upper<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_four<>+0(SB)/8, $0x0705030106040200
+DATA quantizeBFloat16AVX2_four<>+8(SB)/8, $0x0000000000000000
+DATA quantizeBFloat16AVX2_four<>+16(SB)/8, $0x0705030106040200
+DATA quantizeBFloat16AVX2_four<>+24(SB)/8, $0x0000000000000000
+GLOBL quantizeBFloat16AVX2_four<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_eight<>+0(SB)/8, $0x0e0c0a0806040200
+DATA quantizeBFloat16AVX2_eight<>+8(SB)/8, $0x0f0d0b0907050301
+DATA quantizeBFloat16AVX2_eight<>+16(SB)/8, $0x0e0c0a0806040200
+DATA quantizeBFloat16AVX2_eight<>+24(SB)/8, $0x0f0d0b0907050301
+GLOBL quantizeBFloat16AVX2_eight<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_word4<>+0(SB)/4, $0x09080908
+DATA quantizeBFloat16AVX2_word4<>+4(SB)/4, $0x09080908
+DATA quantizeBFloat16AVX2_word4<>+8(SB)/4, $0x09080908
+DATA quantizeBFloat16AVX2_word4<>+12(SB)/4, $0x09080908
+DATA quantizeBFloat16AVX2_word4<>+16(SB)/4, $0x09080908
+DATA quantizeBFloat16AVX2_word4<>+20(SB)/4, $0x09080908
+DATA quantizeBFloat16AVX2_word4<>+24(SB)/4, $0x09080908
+DATA quantizeBFloat16AVX2_word4<>+28(SB)/4, $0x09080908
+GLOBL quantizeBFloat16AVX2_word4<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_word5<>+0(SB)/4, $0x0b0a0b0a
+DATA quantizeBFloat16AVX2_word5<>+4(SB)/4, $0x0b0a0b0a
+DATA quantizeBFloat16AVX2_word5<>+8(SB)/4, $0x0b0a0b0a
+DATA quantizeBFloat16AVX2_word5<>+12(SB)/4, $0x0b0a0b0a
+DATA quantizeBFloat16AVX2_word5<>+16(SB)/4, $0x0b0a0b0a
+DATA quantizeBFloat16AVX2_word5<>+20(SB)/4, $0x0b0a0b0a
+DATA quantizeBFloat16AVX2_word5<>+24(SB)/4, $0x0b0a0b0a
+DATA quantizeBFloat16AVX2_word5<>+28(SB)/4, $0x0b0a0b0a
+GLOBL quantizeBFloat16AVX2_word5<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_word6<>+0(SB)/4, $0x0d0c0d0c
+DATA quantizeBFloat16AVX2_word6<>+4(SB)/4, $0x0d0c0d0c
+DATA quantizeBFloat16AVX2_word6<>+8(SB)/4, $0x0d0c0d0c
+DATA quantizeBFloat16AVX2_word6<>+12(SB)/4, $0x0d0c0d0c
+DATA quantizeBFloat16AVX2_word6<>+16(SB)/4, $0x0d0c0d0c
+DATA quantizeBFloat16AVX2_word6<>+20(SB)/4, $0x0d0c0d0c
+DATA quantizeBFloat16AVX2_word6<>+24(SB)/4, $0x0d0c0d0c
+DATA quantizeBFloat16AVX2_word6<>+28(SB)/4, $0x0d0c0d0c
+GLOBL quantizeBFloat16AVX2_word6<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_pairs<>+0(SB)/4, $0x00010010
+DATA quantizeBFloat16AVX2_pairs<>+4(SB)/4, $0x00010010
+DATA quantizeBFloat16AVX2_pairs<>+8(SB)/4, $0x00010010
+DATA quantizeBFloat16AVX2_pairs<>+12(SB)/4, $0x00010010
+DATA quantizeBFloat16AVX2_pairs<>+16(SB)/4, $0x00010010
+DATA quantizeBFloat16AVX2_pairs<>+20(SB)/4, $0x00010010
+DATA quantizeBFloat16AVX2_pairs<>+24(SB)/4, $0x00010010
+DATA quantizeBFloat16AVX2_pairs<>+28(SB)/4, $0x00010010
+GLOBL quantizeBFloat16AVX2_pairs<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_order<>+0(SB)/8, $0x0d0905010c080400
+DATA quantizeBFloat16AVX2_order<>+8(SB)/8, $0x0000000000000000
+DATA quantizeBFloat16AVX2_order<>+16(SB)/8, $0x0d0905010c080400
+DATA quantizeBFloat16AVX2_order<>+24(SB)/8, $0x0000000000000000
+GLOBL quantizeBFloat16AVX2_order<>(SB), RODATA|NOPTR, $32
+
+DATA quantizeBFloat16AVX2_one<>+0(SB)/4, $0x3f800000
+GLOBL quantizeBFloat16AVX2_one<>(SB), RODATA|NOPTR, $4

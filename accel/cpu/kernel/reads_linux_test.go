@@ -27,6 +27,8 @@ func beforeHole[T float32 | uint16 | byte](t *testing.T, n int) []T {
 
 // TestReads finds reads beyond slices, which no result shows.
 func TestReads(t *testing.T) {
+	types, _ := searchedTypes()
+	nf4 := types[0]
 	all(t, func(t *testing.T, s *Set) {
 		for _, n := range lengths {
 			x, h := beforeHole[float32](t, n), beforeHole[uint16](t, n)
@@ -37,17 +39,25 @@ func TestReads(t *testing.T) {
 			}
 			s.Magnitudes(x)
 			s.Absmax(x)
+			s.Read(beforeHole[float32](t, n&^127))
 
 			even := n &^ 1
 			packed := beforeHole[byte](t, even/2)
-			a := ascendingTypes()[0]
-			s.Codes4(packed, x[:even], 1, &a.thresholds, &a.ascending)
 			for blocksize := 32; blocksize <= 256; blocksize *= 2 {
 				absmax := beforeHole[float32](t, (n+blocksize-1)/blocksize)
 				book := (*[16]float32)(beforeHole[float32](t, 16))
 				s.Dequantize4(x[:even], packed, absmax, book, blocksize)
 				s.Dequantize4Rounded(x[:even], packed, absmax, book, blocksize)
 				s.Dequantize4BFloat16(h[:even], packed, absmax, book, blocksize)
+				s.Dequantize4BFloat16Past(h[:even], packed, absmax, book, blocksize)
+
+				blocks := n / blocksize
+				x, h, packed, absmax := beforeHole[float32](t, blocks*blocksize), beforeHole[uint16](t, blocks*blocksize), packed[len(packed)-blocks*blocksize/2:], absmax[len(absmax)-blocks:]
+				for i := range x {
+					x[i], h[i] = 1, 0x3f80 // zeros are left to plain Go
+				}
+				s.QuantizeFloat32(packed, absmax, x, blocksize, &nf4.thresholds, &nf4.ascending)
+				s.QuantizeBFloat16(packed, absmax, h, blocksize, &nf4.thresholds, &nf4.ascending)
 			}
 			s.Dequantize8(x, beforeHole[byte](t, n), beforeHole[float32](t, (n+255)/256), (*[256]float32)(quant.DynamicSigned), 0)
 		}

@@ -18,6 +18,9 @@ type Set struct {
 	Tile func(c []float32, stride int, a, b []float32)
 	// TileFused rounds once for the product and its sum: Tile's bits where every product is exact (see Exact).
 	TileFused func(c []float32, stride int, a, b []float32)
+	// TilePairs: for p, i < MR, j < NR: c[i*stride+j] = DotPair(c[i*stride+j], a[p*MR+i], b[p*NR+j]), p ascending to len(b)/NR. It has not
+	// Tile's bits. nil where there is no such instruction; a processor that is not Intel's may add the two products in another order.
+	TilePairs func(c []float32, stride int, a, b []uint32)
 	// Row: for p, j < RowWidth: c[j] += a[p]·b[p*RowWidth+j], p ascending, each product and each sum rounded.
 	Row func(c, a, b []float32)
 	// RowFused is to Row as TileFused is to Tile.
@@ -39,6 +42,8 @@ type Set struct {
 	Lines func(dst []float32, width, depth int, src []float32, stride, rows, lanes int)
 	// LinesBFloat16 is Lines of num.FromBFloat16(src[…]).
 	LinesBFloat16 func(dst []float32, width, depth int, src []uint16, stride, rows, lanes int)
+	// Interleave: dst[i] = a[i] | b[i]<<16.
+	Interleave func(dst []uint32, a, b []uint16)
 	// Magnitudes gives the least of those |x| that are not 0 and the greatest |x|, as bits; no such is MaxUint32 and 0.
 	Magnitudes func(x []float32) (least, greatest uint32)
 
@@ -58,13 +63,18 @@ type Set struct {
 	Dequantize4Rounded func(dst []float32, packed []byte, absmax []float32, values *[16]float32, blocksize int)
 	// Dequantize4BFloat16 rounds once more, to bfloat16.
 	Dequantize4BFloat16 func(dst []uint16, packed []byte, absmax []float32, values *[16]float32, blocksize int)
+	// Dequantize4BFloat16Past is Dequantize4BFloat16 of what will not be read before it would have left the caches.
+	Dequantize4BFloat16Past func(dst []uint16, packed []byte, absmax []float32, values *[16]float32, blocksize int)
 	// Dequantize8: dst[i] = values[codes[i]]·absmax[i/256], rounded, + offset, rounded.
 	Dequantize8 func(dst []float32, codes []byte, absmax []float32, values *[256]float32, offset float32)
 	// Absmax is the largest |x|, 0 of none. No x is NaN.
 	Absmax func(x []float32) float32
-	// Codes4 sets packed's len(x)/2 bytes: code i is ascending[the number of thresholds below x[i]·r], code 2k the high nibble. There are
-	// 15 thresholds, ascending; len(x) is even.
-	Codes4 func(packed []byte, x []float32, r float32, thresholds *[15]float32, ascending *[16]uint8)
+	// QuantizeFloat32 quantizes blocks of x as quant.Quantize4 does, len(absmax) of them; code 2k is the high nibble of packed[k]. An element
+	// has the code ascending[the number of thresholds below x·(1/absmax)]. It stops at a block with NaN or an infinity, whose number it gives,
+	// else −1. Thresholds ascend; they are 2^-100 to 1 in magnitude, or +Inf. blocksize is a power of two from 32 to 4096.
+	QuantizeFloat32 func(packed []byte, absmax, x []float32, blocksize int, thresholds *[15]float32, ascending *[16]uint8) int
+	// QuantizeBFloat16 quantizes num.FromBFloat16 of each x.
+	QuantizeBFloat16 func(packed []byte, absmax []float32, x []uint16, blocksize int, thresholds *[15]float32, ascending *[16]uint8) int
 
 	// Codes8: codes[i] = the number of s's thresholds below x[i]·r, finite numbers.
 	Codes8 func(codes []byte, x []float32, r float32, s *Search8)
@@ -96,6 +106,12 @@ type Set struct {
 
 	// AdamW is optim.AdamW with clip = optim.ClipScale(norm, …) given.
 	AdamW func(p, m, v, g, scalars []float32, clip float32)
+
+	// Peak multiplies and adds in registers as fast as this set can, and says how many operations that were: no product of float32 is
+	// faster. A round takes less than a microsecond.
+	Peak func(rounds int) (flops int)
+	// Read loads every x as fast as this set can. len(x) is a multiple of 128.
+	Read func(x []float32)
 }
 
 // Variable is the environment variable that names a Set.

@@ -19,10 +19,14 @@ func avx2() *Set {
 	s := portable()
 	s.Name = "avx2"
 	s.productsAVX2()
+	s.pairsAVX2()
 	s.linesAVX2()
 	s.formatsAVX2()
 	s.dequantizeAVX2()
 	s.quantizeAVX2()
+	s.elementwiseAVX2()
+	s.elementaryAVX2()
+	s.limitsAVX2()
 	return s
 }
 
@@ -30,6 +34,9 @@ func avx512() *Set {
 	s := avx2()
 	s.Name = "avx512"
 	s.productsAVX512()
+	s.pairsAVX512()
 	s.dequantizeAVX512()
+	s.elementaryAVX512()
+	s.limitsAVX512()
 	return s
 }

@@ -14,6 +14,7 @@ func init() {
 		dequantize4()
 		dequantize4Bytes("dequantize4RoundedAVX2", asRounded)
 		dequantize4Bytes("dequantize4BFloat16AVX2", asBFloat16)
+		dequantize4Bytes("dequantize4BFloat16PastAVX2", pastBFloat16)
 		dequantize4Wide("dequantize4AVX512", asFloat32)
 		dequantize4Wide("dequantize4RoundedAVX512", asRounded)
 		dequantize4Wide("dequantize4BFloat16AVX512", asBFloat16)
@@ -24,15 +25,17 @@ func init() {
 // output is what becomes of a value.
 type output struct {
 	to, formula string
-	size        int // of an element in bytes
+	size        int  // of an element in bytes
+	past        bool // the caches
 }
 
 const product = "values[code i] * absmax[i/blocksize]"
 
 var (
-	asFloat32  = output{"float32", product, 4}
-	asRounded  = output{"float32", "num.BFloat16.Round(" + product + ")", 4}
-	asBFloat16 = output{"uint16", "num.ToBFloat16(" + product + ")", 2}
+	asFloat32    = output{"float32", product, 4, false}
+	asRounded    = output{"float32", "num.BFloat16.Round(" + product + ")", 4, false}
+	asBFloat16   = output{"uint16", "num.ToBFloat16(" + product + ")", 2, false}
+	pastBFloat16 = output{asBFloat16.to, asBFloat16.formula, 2, true}
 )
 
 // dequantizer is the loop over blocks that all functions for 4-bit codes share.
@@ -46,11 +49,15 @@ type dequantizer struct {
 
 func newDequantizer(name string, o output) *dequantizer {
 	TEXT(name, NOSPLIT, fmt.Sprintf("func(dst []%s, packed []byte, absmax []float32, values *[16]float32, blocksize int)", o.to))
+	conditions := "where code 2k is the high nibble of packed[k], and len(dst) is a multiple of 32"
+	if o.past {
+		conditions += ", as dst's address is; stores go past the caches"
+	}
 	Doc(fmt.Sprintf("%s computes", name), "",
 		"\tfor i := range dst {",
 		"\t\tdst[i] = "+o.formula,
 		"\t}", "",
-		"where code 2k is the high nibble of packed[k], and len(dst) is a multiple of 32.")
+		conditions+".")
 	Pragma("noescape")
 	return &dequantizer{
 		output:    o,
@@ -80,6 +87,9 @@ func (d *dequantizer) blocks(table, steps func()) {
 	steps()
 	JMP(LabelRef(block))
 	Label(end)
+	if d.past {
+		SFENCE() // before whoever is told that this is done
+	}
 	VZEROUPPER()
 	RET()
 }
@@ -165,12 +175,12 @@ func dequantize4Bytes(name string, o output) {
 			VMOVDQU(Mem{Base: d.packed}, p)
 			VPSHUFB(order, p, p)
 			VPERMQ(U8(0b11_01_10_00), p, p)
-			expand(YMM, p, lower, upper, nibble, o.size, Mem{Base: d.dst})
+			expand(YMM, p, lower, upper, nibble, o, Mem{Base: d.dst})
 		})
 		d.step(32, func() {
 			p := XMM()
 			VMOVDQU(Mem{Base: d.packed}, p)
-			expand(XMM, p, lower.AsX(), upper.AsX(), nibble.AsX(), o.size, Mem{Base: d.dst})
+			expand(XMM, p, lower.AsX(), upper.AsX(), nibble.AsX(), o, Mem{Base: d.dst})
 		})
 	})
 }
@@ -231,7 +241,7 @@ var orders = map[int][]Constant{
 }
 
 // expand writes the elements of the codes in p.
-func expand(register func() reg.VecVirtual, p, lower, upper, nibble reg.Register, size int, dst Mem) {
+func expand(register func() reg.VecVirtual, p, lower, upper, nibble reg.Register, o output, dst Mem) {
 	news := func() (r [4]reg.VecVirtual) {
 		for i := range r {
 			r[i] = register()
@@ -258,15 +268,19 @@ func expand(register func() reg.VecVirtual, p, lower, upper, nibble reg.Register
 		VPUNPCKHWD(words[i+1], words[i], pairs[i+1])
 	}
 	store := func(r reg.VecVirtual) {
-		VMOVDQU(r, dst)
+		if o.past {
+			VMOVNTDQ(r, dst)
+		} else {
+			VMOVDQU(r, dst)
+		}
 		dst = dst.Offset(int(r.Size()))
 	}
 	zero := register()
-	if size == 4 {
+	if o.size == 4 {
 		VPXOR(zero, zero, zero)
 	}
 	for _, p := range pairs {
-		if size == 2 {
+		if o.size == 2 {
 			store(p)
 			continue
 		}

@@ -20,12 +20,12 @@ func init() {
 // chunk is how many codes of a row are turned at a time: no more than the smallest block has.
 const chunk = 32
 
-// matvec4 multiplies 2·lanes rows of 4-bit codes with a vector. A register holds an element of each of lanes rows, so that k ascends in every
+// matvec4 multiplies 32 rows of 4-bit codes with a vector. A register holds an element of each of lanes rows, so that k ascends in every
 // lane. Codes lie row by row: chunk of them, of all rows, go turned into a buffer of lines of bytes, a line for two k. Then each byte is
 // widened to a lane, its nibbles are looked up in the codebook (held in registers), scaled by the rows' absmax, and, for bfloat16, rounded.
 func matvec4(v vectors, rounded bool) {
 	name := "matVec4" + map[bool]string{true: "Rounded"}[rounded] + v.name
-	rows := 2 * v.lanes
+	const rows = 32
 	matvecText(name, rows, rounded)
 	m := matvec{v: v, rounded: rounded, rows: rows}
 	m.load()
@@ -64,11 +64,12 @@ type matvec struct {
 
 	c, x, end, packed, stride, stride3, absmax, blocksize, left reg.Register
 
-	buffer       Mem
-	acc, absmaxs []reg.VecVirtual
-	low, high    reg.VecVirtual // the codebook: values of codes 0…7 and 8…15, or all in low
-	half, one    reg.VecVirtual // 0x7fff and 1, to round
-	mask         reg.VecVirtual // 0xffff0000
+	buffer    Mem
+	scales    reg.Register // absmax of the block at hand
+	acc       []reg.VecVirtual
+	low, high reg.VecVirtual // the codebook: values of codes 0…7 and 8…15, or all in low
+	half, one reg.VecVirtual // 0x7fff and 1, to round
+	mask      reg.VecVirtual // 0xffff0000
 }
 
 func (m *matvec) load() {
@@ -93,7 +94,7 @@ func (m *matvec) load() {
 	if m.rounded {
 		m.half, m.one, m.mask = m.constant(0x7fff), m.constant(1), m.constant(0xffff0000)
 	}
-	m.acc, m.absmaxs = m.v.news(2), m.v.news(2)
+	m.acc, m.scales = m.v.news(m.rows/m.v.lanes), GP64()
 	for g, acc := range m.acc {
 		VMOVUPS(Mem{Base: m.c, Disp: g * m.v.bytes()}, acc)
 	}
@@ -117,9 +118,7 @@ func (m *matvec) loop(name string) {
 	TESTQ(m.left, m.left)
 	JNE(LabelRef(same))
 	MOVQ(m.blocksize, m.left)
-	for g, a := range m.absmaxs {
-		VMOVUPS(Mem{Base: m.absmax, Disp: g * m.v.bytes()}, a)
-	}
+	MOVQ(m.absmax, m.scales)
 	ADDQ(U32(4*m.rows), m.absmax)
 	Label(same)
 	m.turn()
@@ -205,13 +204,13 @@ func (m *matvec) column(at reg.Register) {
 		VPMOVZXBD(m.buffer.Idx(at, 1).Offset(g*m.v.lanes), b)
 		high := m.v.new()
 		VPSRLD(U8(4), b, high)
-		accumulate(m.rounded, acc, x0, m.weight(high, b, 24, m.absmaxs[g]), m.v.new)
-		accumulate(m.rounded, acc, x1, m.weight(b, b, 28, m.absmaxs[g]), m.v.new)
+		accumulate(m.rounded, acc, x0, m.weight(high, b, 24, g), m.v.new)
+		accumulate(m.rounded, acc, x1, m.weight(b, b, 28, g), m.v.new)
 	}
 }
 
 // weight looks up the codes in the low bits of index. With two tables, bit 3 chooses: shift brings it to the sign of b.
-func (m *matvec) weight(index, b reg.VecVirtual, shift int, absmax reg.VecVirtual) reg.VecVirtual {
+func (m *matvec) weight(index, b reg.VecVirtual, shift, g int) reg.VecVirtual {
 	w := m.v.new()
 	VPERMPS(m.low, index, w)
 	if m.high != nil {
@@ -220,7 +219,7 @@ func (m *matvec) weight(index, b reg.VecVirtual, shift int, absmax reg.VecVirtua
 		VPSLLD(U8(shift), b, sign)
 		VBLENDVPS(sign, upper, w, w)
 	}
-	VMULPS(absmax, w, w)
+	VMULPS(Mem{Base: m.scales, Disp: g * m.v.bytes()}, w, w)
 	if !m.rounded {
 		return w
 	}

@@ -10,7 +10,7 @@ import (
 // once, and looked up as bytes: a register holds the tables of two rows, i and i+4, one a lane. The 16-bit weights are then turned
 // until a register holds one k of eight rows, and widened.
 func matvecTables() {
-	const name, rows = "matVec4RoundedAVX2", 16
+	const name, rows = "matVec4RoundedAVX2", 8 * tableGroups
 	matvecText(name, rows, true)
 	m := tables{}
 	m.load()
@@ -18,7 +18,7 @@ func matvecTables() {
 	Label(loop)
 	CMPQ(m.x, m.end)
 	JAE(LabelRef(end))
-	for g := range 2 {
+	for g := range tableGroups {
 		for i := range 4 {
 			m.build(g, i)
 		}
@@ -42,15 +42,24 @@ func matvecTables() {
 	RET()
 }
 
+// tableGroups is how many groups of eight rows there are, a multiple of two.
+const tableGroups = 4
+
+// localBytes is room for all that is kept on the stack, and for where it begins.
+const localBytes = 6*32 + tableGroups*24*32 + 64
+
 type tables struct {
+	locals reg.Register
+	used   int
+
 	c, x, end, packed, stride, stride3, absmax, blocksize reg.Register
 
 	values          [2]Mem // codes 0…3 and 8…11, 4…7 and 12…15: packing makes 0…15 of them
 	zero            reg.VecVirtual
 	half, one       Mem // 0x7fff and 1 of 32 bits, to round
 	byteMask, codes Mem // 0x00ff of 16 bits, 0x0f of 8
-	table, words    Mem // of 4 pairs of rows of 2 groups: tables of low bytes and of high, and weights of a chunk
-	acc             [2]reg.VecVirtual
+	table, words    Mem // of 4 pairs of rows of each group: tables of low bytes and of high, and weights of a chunk
+	acc             [tableGroups]reg.VecVirtual
 }
 
 func (m *tables) load() {
@@ -62,18 +71,21 @@ func (m *tables) load() {
 	m.absmax = Load(Param("absmax").Base(), GP64())
 	values := Load(Param("values"), GP64())
 	m.blocksize = Load(Param("blocksize"), GP64())
-	m.stride3 = GP64()
+	m.stride3, m.locals = GP64(), GP64()
+	LEAQ(AllocLocal(localBytes), m.locals)
+	ADDQ(U8(63), m.locals)
+	ANDQ(I8(-64), m.locals)
 	LEAQ(Mem{Base: m.stride, Index: m.stride, Scale: 2}, m.stride3)
 	LEAQ(Mem{Base: m.x, Index: m.end, Scale: 4}, m.end)
 	for i := range m.values {
 		both := YMM()
 		VBROADCASTF128(Mem{Base: values, Disp: 16 * i}, both)
 		VINSERTF128(U8(1), Mem{Base: values, Disp: 32 + 16*i}, both, both)
-		m.values[i] = AllocLocal(32)
+		m.values[i] = m.local(32)
 		VMOVUPS(both, m.values[i])
 	}
-	m.half, m.one, m.byteMask, m.codes = constant(0x7fff), constant(1), constant(0x00ff00ff), constant(0x0f0f0f0f)
-	m.table, m.words = AllocLocal(16*32), AllocLocal(32*32)
+	m.half, m.one, m.byteMask, m.codes = m.constant(0x7fff), m.constant(1), m.constant(0x00ff00ff), m.constant(0x0f0f0f0f)
+	m.table, m.words = m.local(tableGroups*8*32), m.local(tableGroups*16*32)
 	m.zero = YMM()
 	VPXOR(m.zero, m.zero, m.zero)
 	for g := range m.acc {
@@ -82,9 +94,16 @@ func (m *tables) load() {
 	}
 }
 
+// local is n bytes on the stack. They begin where a cache line does, which the stack does not: what crosses lines takes twice the time.
+func (m *tables) local(n int) Mem {
+	at := Mem{Base: m.locals, Disp: m.used}
+	m.used += n
+	return at
+}
+
 // constant is a register's worth of 32 bits, on the stack.
-func constant(bits uint32) Mem {
-	r, x, all, at := GP32(), XMM(), YMM(), AllocLocal(32)
+func (m *tables) constant(bits uint32) Mem {
+	r, x, all, at := GP32(), XMM(), YMM(), m.local(32)
 	MOVL(U32(bits), r)
 	VMOVD(r, x)
 	VPBROADCASTD(x, all)
@@ -132,11 +151,11 @@ func (m *tables) build(g, i int) {
 // the odd.
 func (m *tables) wordsAt(g, i, part int) Mem { return m.words.Offset(32 * (16*g + 4*i + part)) }
 
-// chunk takes a chunk of k: eight at a time of both groups, whose sums do not wait for each other.
+// chunk takes a chunk of k: eight at a time of two groups, then of two others, whose sums do not wait for these.
 func (m *tables) chunk() {
 	first := GP64()
 	MOVQ(m.packed, first)
-	for g := range 2 {
+	for g := range tableGroups {
 		fifth := GP64()
 		LEAQ(Mem{Base: first, Index: m.stride, Scale: 4}, fifth)
 		for i := range 4 {
@@ -146,18 +165,25 @@ func (m *tables) chunk() {
 	}
 	for part := range 2 {
 		for half := range 2 {
-			var even, odd [2][2]reg.VecVirtual
-			for g := range 2 {
-				even[g], odd[g] = m.turned(g, part, half), m.turned(g, 2+part, half)
-			}
-			for j := range 2 {
-				k := 16*part + 8*half + 4*j
-				m.add(k, even[0][j], even[1][j], false)
-				m.add(k+1, odd[0][j], odd[1][j], false)
-				m.add(k+2, even[0][j], even[1][j], true)
-				m.add(k+3, odd[0][j], odd[1][j], true)
+			for g := 0; g < tableGroups; g += 2 {
+				m.eight(g, part, half)
 			}
 		}
+	}
+}
+
+// eight takes eight k of groups g and g+1.
+func (m *tables) eight(g, part, half int) {
+	var even, odd [2][2]reg.VecVirtual
+	for i := range 2 {
+		even[i], odd[i] = m.turned(g+i, part, half), m.turned(g+i, 2+part, half)
+	}
+	for j := range 2 {
+		k := 16*part + 8*half + 4*j
+		m.add(g, k, even[0][j], even[1][j], false)
+		m.add(g, k+1, odd[0][j], odd[1][j], false)
+		m.add(g, k+2, even[0][j], even[1][j], true)
+		m.add(g, k+3, odd[0][j], odd[1][j], true)
 	}
 }
 
@@ -214,17 +240,17 @@ func (m *tables) turned(g, part, half int) [2]reg.VecVirtual {
 	return [2]reg.VecVirtual{first, twos[0]}
 }
 
-// add takes one k of both groups: the lower or upper words of each lane, as the upper halves of float32.
-func (m *tables) add(k int, words, others reg.VecVirtual, upper bool) {
+// add takes one k of groups g and g+1: the lower or upper words of each lane, as the upper halves of float32.
+func (m *tables) add(g, k int, words, others reg.VecVirtual, upper bool) {
 	x := YMM()
 	VBROADCASTSS(Mem{Base: m.x, Disp: 4 * k}, x)
-	for g, v := range []reg.VecVirtual{words, others} {
+	for i, v := range []reg.VecVirtual{words, others} {
 		w := YMM()
 		if upper {
 			VPUNPCKHWD(v, m.zero, w)
 		} else {
 			VPUNPCKLWD(v, m.zero, w)
 		}
-		VFMADD231PS(w, x, m.acc[g])
+		VFMADD231PS(w, x, m.acc[g+i])
 	}
 }
