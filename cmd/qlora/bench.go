@@ -14,6 +14,7 @@ import (
 type benchOptions struct {
 	Only    string   `name:"only" help:"regular expression of the names of limits, kernels and steps; all if empty"`
 	Threads []string `name:"threads" help:"numbers of threads, separated by commas; steps run on the most of them"`
+	Math    string   `name:"math" help:"exact has the reference's bits; fast is within bounds of them, and may exceed peak, which is of float32"`
 	Sweep   bool     `name:"sweep" help:"training steps of more lengths and on fewer threads, too"`
 	Quick   bool     `name:"quick" help:"small shapes, once: whether everything runs, not how fast"`
 	JSON    bool     `name:"json" help:"print JSON"`
@@ -21,7 +22,7 @@ type benchOptions struct {
 
 // benchCPU measures kernels and training steps against the machine's limits. What was measured before an interrupt is printed.
 func benchCPU(c console, args []string) error {
-	o := benchOptions{Threads: []string{"1"}}
+	o := benchOptions{Threads: []string{"1"}, Math: exactMath}
 	if n := runtime.GOMAXPROCS(0); n > 1 {
 		o.Threads = append(o.Threads, strconv.Itoa(n))
 	}
@@ -47,7 +48,10 @@ func benchCPU(c console, args []string) error {
 }
 
 func (o benchOptions) parse() (b bench.Options, err error) {
-	b = bench.Options{Quick: o.Quick, Sweep: o.Sweep}
+	b = bench.Options{Quick: o.Quick, Sweep: o.Sweep, Fast: o.Math == fastMath}
+	if o.Math != exactMath && o.Math != fastMath {
+		return b, config.Usagef("math %q: want %s or %s", o.Math, exactMath, fastMath)
+	}
 	for _, text := range o.Threads {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {

@@ -51,7 +51,7 @@ func TestBenchCPUTable(t *testing.T) {
 func TestBenchCPUErrors(t *testing.T) {
 	for flags, want := range map[string]string{
 		"--threads 0": `flag --threads: "0"`, "--threads 1,x": `flag --threads: "x"`, "--threads=": "want a number",
-		"--only (": "flag --only", "--only nothing": "these are there:\npeak\nread\n", "--fast": "flag --fast: unknown", "gpu": `"gpu" is no flag`,
+		"--math quick": `math "quick": want exact or fast`, "--only (": "flag --only", "--only nothing": "these are there:\npeak\nread\n", "--fast": "flag --fast: unknown", "gpu": `"gpu" is no flag`,
 	} {
 		if _, err, code := cli(t, "", append([]string{"bench", "cpu"}, strings.Fields(flags)...)...); code != 2 || !strings.Contains(err, want) {
 			t.Errorf("%s: %d, %s", flags, code, err)

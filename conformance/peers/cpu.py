@@ -119,38 +119,38 @@ def theirs(name, threads, folder):
     with torch.set_grad_enabled(step):
         call(next(turn))
         print("ready", flush=True)
-        for _ in sys.stdin:
+        while sys.stdin.readline():
             begun, calls = time.perf_counter(), 0
             while calls == 0 or (not step and time.perf_counter() - begun < SHORTEST):
                 call(next(turn))
                 calls += 1
             seconds = (time.perf_counter() - begun) / calls
-            print(json.dumps({"seconds": seconds, "resident_peak": resident("VmHWM"), "imported": imported}), flush=True)
+            print(json.dumps({"seconds": seconds, "resident_peak": resident("VmHWM"), "imported": imported}), "ready", sep="\n", flush=True)
 
 
-def ours(qlora, name, threads):
-    out = subprocess.run([qlora, "bench", "cpu", "--only", f"^{re.escape(name)}$", "--threads", str(threads), "--json"],
+def ours(o, name):
+    out = subprocess.run([o.qlora, "bench", "cpu", "--only", f"^{name}$", "--threads", str(o.threads), "--math", o.math, "--json"],
                          check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     report = json.loads(out.stdout)
     return report["machine"], (report["steps"] or report["kernels"])[0]
 
 
-def compare(qlora, name, threads, rounds, folder):
-    other = subprocess.Popen([sys.executable, __file__, "--theirs", name, "--threads", str(threads), "--folder", folder],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    if other.stdout.readline() != "ready\n":
-        sys.exit(f"{name}: the other side did not start: run `cpu.py --theirs {name!r} --folder MODEL`")
+def compare(o, name, folder):
+    other = subprocess.Popen([sys.executable, __file__, "--theirs", name, "--threads", str(o.threads), "--folder", folder],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pairs = []
-    for i in range(rounds):
-        machine, here = ours(qlora, name, threads)
+    for i in range(o.rounds):
+        if other.stdout.readline() != "ready\n":
+            sys.exit(f"{name}: the other side has ended")
+        machine, here = ours(o, name)
         print("go", file=other.stdin, flush=True)
         there = json.loads(other.stdout.readline())
         pairs.append((here, there))
-        print(f"{name}, {i + 1} of {rounds}: {here['seconds']:.4g} s here, {there['seconds']:.4g} s there", file=sys.stderr, flush=True)
+        print(f"{name}, {i + 1} of {o.rounds}: {here['seconds']:.4g} s here, {there['seconds']:.4g} s there", file=sys.stderr, flush=True)
     other.stdin.close()
     other.wait()
     ratios = sorted(there["seconds"] / here["seconds"] for here, there in pairs)
-    result = {"case": name, "kernel_set": machine["kernel_set"], "cpu": machine["cpu"], "imported": pairs[0][1]["imported"],
+    result = {"case": name, "machine": machine, "imported": pairs[0][1]["imported"],
               "here": statistics.median(here["seconds"] for here, _ in pairs), "there": statistics.median(there["seconds"] for _, there in pairs),
               "ratio": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1]}
     if name in STEPS:
@@ -165,7 +165,7 @@ def versions(qlora):
     return [here] + [f"{p} {version(p)}" for p in ("torch", "transformers", "peft", "bitsandbytes")]
 
 
-def markdown(results, threads, rounds):
+def markdown(results, o):
     mib = lambda n: f"{n / 2**20:,.0f} MiB"
     steps = [r for r in results if r["case"] in STEPS]
     kernels = [r for r in results if r["case"] not in STEPS]
@@ -177,20 +177,21 @@ def markdown(results, threads, rounds):
     if kernels:
         print("\n| kernel | ms here | there | times as fast | least … greatest |\n|---|---|---|---|---|")
         for r in kernels:
-            print(f"| {r['case']} | {r['here'] * 1e3:.3g} | {r['there'] * 1e3:.3g} | **{r['ratio']:.2f}** | {r['least']:.2f} … {r['greatest']:.2f} |")
-    r = results[0]
-    print(f"\n{rounds} rounds on {threads} threads of {r['cpu']}, kernels {r['kernel_set']}. Of the memory there, {mib(r['imported'])} are PyTorch itself.")
+            print(f"| {r['case']} | {r['here'] * 1e3:.4g} | {r['there'] * 1e3:.4g} | **{r['ratio']:.2f}** | {r['least']:.2f} … {r['greatest']:.2f} |")
+    m = results[0]["machine"]
+    print(f"\n{o.rounds} rounds on {o.threads} threads of {m['cpu']}, kernels {m['kernel_set']}, math {m['math']}. Of the memory there, {mib(results[0]['imported'])} are PyTorch itself.")
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--qlora", help="the program that `go build` made")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--math", default="exact", help="of qlora: exact, or fast where the processor has AVX512-BF16")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--only", default="", help="regular expression of the names of cases")
     p.add_argument("--markdown", action="store_true", help="print tables, not JSON")
-    p.add_argument("--theirs", help="be the other side's process, for one case")
-    p.add_argument("--folder", help="of the model, for the other side's process")
+    p.add_argument("--theirs", help=argparse.SUPPRESS)  # be the other side's process, for one case
+    p.add_argument("--folder", help=argparse.SUPPRESS)
     o = p.parse_args()
     if o.theirs:
         return theirs(o.theirs, o.threads, o.folder)
@@ -199,10 +200,10 @@ def main():
         p.error("--qlora is missing" if cases else f"--only {o.only}: there are {', '.join([*STEPS, *KERNELS])}")
     with tempfile.TemporaryDirectory() as folder:
         saved_model(folder)
-        results = [compare(o.qlora, name, o.threads, o.rounds, folder) for name in cases]
+        results = [compare(o, name, folder) for name in cases]
     if not o.markdown:
         return print(json.dumps({"versions": versions(o.qlora), "results": results}, indent=1))
-    markdown(results, o.threads, o.rounds)
+    markdown(results, o)
     print(", ".join(versions(o.qlora)) + ".")
 
 

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"qlora/accel/cpu"
 	"qlora/accel/cpu/kernel"
 )
 
@@ -25,6 +26,7 @@ type Options struct {
 	Only     *regexp.Regexp // of the names of cases; nil is all
 	Quick    bool           // small shapes and few repetitions: whether everything runs, not how fast
 	Sweep    bool           // steps of more lengths and on every number of threads
+	Fast     bool           // cpu.Options.Fast
 	Progress func(done, of int)
 }
 
@@ -41,6 +43,7 @@ type Machine struct {
 	CPU     string `json:"cpu"`
 	Threads int    `json:"threads"` // that the processor runs at a time
 	Kernels string `json:"kernel_set"`
+	Math    string `json:"math"` // exact, fast
 	Go      string `json:"go"`
 }
 
@@ -80,13 +83,20 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	math := "exact"
+	if o.Fast {
+		if err := cpu.Fast(); err != nil {
+			return nil, err
+		}
+		math = "fast"
+	}
 	s := ordinary
 	if o.Quick {
 		s = quick
 	}
-	r := &runner{set: set, sizes: s, most: slices.Max(o.Threads)}
+	r := &runner{set: set, sizes: s, fast: o.Fast, most: slices.Max(o.Threads)}
 	r.report = Report{
-		Machine: Machine{CPU: processor(), Threads: runtime.NumCPU(), Kernels: set.Name, Go: runtime.Version()},
+		Machine: Machine{CPU: processor(), Threads: runtime.NumCPU(), Kernels: set.Name, Math: math, Go: runtime.Version()},
 		Limits:  []Limit{}, Kernels: []Kernel{}, Steps: []Step{},
 	}
 	var names []string
@@ -116,6 +126,7 @@ type runner struct {
 	report Report
 	set    *kernel.Set
 	sizes  sizes
+	fast   bool
 	most   int         // threads
 	memory [][]float32 // one a thread: see machine.buffers
 }

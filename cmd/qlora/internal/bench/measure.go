@@ -59,7 +59,7 @@ func (m *machine) best(ctx context.Context, l limit) (value float64, unit string
 func (m *machine) measure(ctx context.Context, k spec) (Kernel, error) {
 	result := Kernel{Name: k.name, Shape: k.shape, Threads: m.threads}
 	var err error
-	if m.device, err = cpu.New(cpu.Options{Threads: m.threads, Kernel: m.set}); err != nil {
+	if m.device, err = cpu.New(cpu.Options{Threads: m.threads, Kernel: m.set, Fast: m.fast}); err != nil {
 		return result, err
 	}
 	defer func() { m.device = nil }()

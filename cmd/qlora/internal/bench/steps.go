@@ -82,7 +82,7 @@ func (r *runner) steps(sweep bool) (all []entry) {
 }
 
 func (s *Step) measure(ctx context.Context, r *runner, t num.DType) error {
-	d, err := cpu.New(cpu.Options{Threads: s.Threads, Kernel: r.set})
+	d, err := cpu.New(cpu.Options{Threads: s.Threads, Kernel: r.set, Fast: r.fast})
 	if err != nil {
 		return err
 	}

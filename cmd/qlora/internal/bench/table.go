@@ -10,7 +10,7 @@ import (
 
 // Write prints the report for people.
 func (r *Report) Write(w io.Writer) error {
-	fmt.Fprintf(w, "%s, %d threads; kernels %s; %s\n", r.Machine.CPU, r.Machine.Threads, r.Machine.Kernels, r.Machine.Go)
+	fmt.Fprintf(w, "%s, %d threads; kernels %s, math %s; %s\n", r.Machine.CPU, r.Machine.Threads, r.Machine.Kernels, r.Machine.Math, r.Machine.Go)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(r.Limits) > 0 {
 		fmt.Fprint(t, "\nlimit\tthreads\t\t\t\n")
