@@ -45,7 +45,7 @@ func findCPU() (string, error) {
 	if err := cpu.Fast(); err != nil {
 		return what + "; no math fast: " + err.Error(), nil
 	}
-	return what + ", or with math fast bounds, by AVX512-BF16", nil
+	return what + "; with math fast within bounds of them, by AVX512-BF16", nil
 }
 
 func openRef(o Options) (op.Device, error) {

@@ -5,7 +5,6 @@ import (
 	"math"
 
 	"qlora/accel/cpu/kernel"
-	"qlora/ref/num"
 	"qlora/ref/op"
 )
 
@@ -234,11 +233,8 @@ func (d *Device) packHeads(a *attention, x matrix, slot int) []headPanels {
 // products adds to c, rows×lanes with a stride, the products of packed rows with a panel's lanes from one on, over the left's k.
 func (a *attention) products(c []float32, stride int, left, right panels, first, last int) {
 	k := a.kernel
-	sure := a.s.T != num.Float32 && exact(joined(left.limits), joined(right.limits))
 	for q := first; q < last; q++ {
-		for r := range left.count {
-			tile(k, sure, a.s.T, c[r*k.MR*stride+(q-first)*k.NR:], stride, left, r, right, q)
-		}
+		tiles(k, a.s.T, c[(q-first)*k.NR:], stride, left, 0, left.count, right, q)
 	}
 }
 

@@ -56,7 +56,7 @@ func (x matrix) across() matrix {
 }
 
 const (
-	blockK = 256 // of k that a panel holds
+	blockK = 384 // of k that a panel holds, at most
 	blockN = 256 // columns of c that a task computes, at most
 	blockM = 96  // rows of a that stay in the second-level cache while the panels of b go by
 	// packedA is how many elements of a are packed at a time, about: they should stay in the last-level cache.
@@ -105,6 +105,7 @@ func (d *Device) product(p product) {
 type grid struct {
 	rows, cols          int
 	stepM, stepN, stepK int
+	blockK              int
 }
 
 // grid makes at least two tasks a thread, of columns first: then nothing of b is packed twice.
@@ -116,7 +117,8 @@ func (d *Device) grid(p product) grid {
 	if across := ceil(g.cols, g.stepN); across < 2*d.threads && d.threads > 1 {
 		g.stepM = roundUp(ceil(g.rows, ceil(2*d.threads, across)), mr)
 	}
-	g.stepK = max(blockK, packedA/g.rows/blockK*blockK)
+	g.blockK = max(8, roundUp(ceil(p.k, max(1, ceil(p.k, blockK))), 8)) // blocks of about the same size
+	g.stepK = max(1, packedA/g.rows/g.blockK) * g.blockK
 	return g
 }
 
@@ -154,31 +156,29 @@ func (b block) finish(w *scratch, p product) {
 
 // add takes the products of k0 ≤ k < k1, for which a is packed.
 func (b block) add(k *kernel.Set, w *scratch, p product, a panels, k0, k1 int) {
-	for from := k0; from < k1; from += blockK {
-		n := min(blockK, k1-from)
+	for from := k0; from < k1; from += a.blockK {
+		n := min(a.blockK, k1-from)
 		right := packed(k, w, w.floats(slotB, roundUp(b.n, k.NR)*n), p.b, b.j, b.n, from, n, k.NR, p.t)
 		left := a.of(from-k0, n)
-		sure := p.t != num.Float32 && exact(joined(left.limits), joined(right.limits))
 		for i := 0; i < b.m; i += blockM {
-			rows := min(blockM, b.m-i)
+			first, count := (b.i+i)/k.MR, ceil(min(blockM, b.m-i), k.MR)
 			for q := range right.count {
-				for r := i / k.MR; r*k.MR < i+rows; r++ {
-					at := b.i/k.MR + r
-					tile(k, sure, p.t, b.c[r*k.MR*b.stride+q*k.NR:], b.stride, left, at, right, q)
-				}
+				tiles(k, p.t, b.c[i*b.stride+q*k.NR:], b.stride, left, first, count, right, q)
 			}
 		}
 	}
 }
 
-// tile adds to c the products of a panel of left with one of right. Where right has more of k than left, they begin together. sure says that
-// all products of all panels are exact.
-func tile(k *kernel.Set, sure bool, t num.DType, c []float32, stride int, left panels, l int, right panels, r int) {
-	a, b := left.panel(l), right.panel(r)[:left.k*right.width]
+// tiles adds to c the products of some panels of left, from one on, with one of right. Where right has more of k than left, they begin together.
+func tiles(k *kernel.Set, t num.DType, c []float32, stride int, left panels, first, count int, right panels, r int) {
+	size := left.k * left.width
+	a, b := left.x[first*size:(first+count)*size], right.panel(r)[:left.k*right.width]
 	switch {
 	case left.pairs:
-		k.TilePairs(c, stride, words(a), words(b))
-	case sure || t != num.Float32 && exact(left.limits[l], right.limits[r]):
+		for ; len(a) > 0; a, c = a[size:], c[min(k.MR*stride, len(c)):] {
+			k.TilePairs(c, stride, words(a[:size]), words(b))
+		}
+	case t != num.Float32 && exact(joined(left.limits[first:first+count]), right.limits[r]):
 		k.TileFused(c, stride, a, b)
 	default:
 		k.Tile(c, stride, a, b)
@@ -191,27 +191,28 @@ type panels struct {
 	x               []float32 // [count, k, width]
 	limits          []limits  // of each panel, unless they are pairs
 	pairs           bool      // k counts pairs of bfloat16 (fast.go)
+	blockK          int       // of panels that hold one block of k after the other
 }
 
 func (p panels) panel(i int) []float32 { return p.x[i*p.k*p.width : (i+1)*p.k*p.width] }
 
 // of is the block of k that begins at from, of panels that hold one block after the other.
 func (p panels) of(from, k int) panels {
-	limits := p.limits[from/blockK*p.count:][:p.count]
+	limits := p.limits[from/p.blockK*p.count:][:p.count]
 	if p.pairs {
 		from, k = from/2, ceil(k, 2)
 	}
 	at := from * p.width * p.count
-	return panels{p.width, p.count, k, p.x[at : at+k*p.width*p.count], limits, p.pairs}
+	return panels{width: p.width, count: p.count, k: k, x: p.x[at : at+k*p.width*p.count], limits: limits, pairs: p.pairs}
 }
 
 // packLeft packs a for k0 ≤ k < k1: blocks of k one after the other, each [panels, k, MR].
 func (d *Device) packLeft(p product, g grid, k0, k1 int) panels {
 	mr := d.kernel.MR
-	all := panels{width: mr, count: g.rows / mr, x: d.shared.floats(slotA, g.rows*(k1-k0)), pairs: d.inPairs(p.t)}
-	all.limits = d.shared.limitsOf(ceil(k1-k0, blockK) * all.count)
+	all := panels{width: mr, count: g.rows / mr, x: d.shared.floats(slotA, g.rows*(k1-k0)), pairs: d.inPairs(p.t), blockK: g.blockK}
+	all.limits = d.shared.limitsOf(ceil(k1-k0, g.blockK) * all.count)
 	part := func(w *scratch, first, count, from int) {
-		n := min(blockK, k1-k0-from)
+		n := min(g.blockK, k1-k0-from)
 		to := all.of(from, n)
 		part := packed(d.kernel, w, to.x[first*to.k*mr:(first+count)*to.k*mr], p.a, first*mr, min(count*mr, p.m-first*mr), k0+from, n, mr, p.t)
 		copy(to.limits[first:], part.limits)
@@ -219,13 +220,13 @@ func (d *Device) packLeft(p product, g grid, k0, k1 int) panels {
 	// Rows are packed from end to end, columns block by block: in the order in which they lie in memory.
 	blocks, together := 1, 4
 	if p.a.down {
-		blocks, together = ceil(k1-k0, blockK), 16
+		blocks, together = ceil(k1-k0, g.blockK), 16
 	}
 	d.tasks(blocks*ceil(all.count, together), func(w *scratch, task int) {
 		first := task / blocks * together
 		count := min(together, all.count-first)
-		for b := task % blocks; b*blockK < k1-k0; b += blocks {
-			part(w, first, count, b*blockK)
+		for b := task % blocks; b*g.blockK < k1-k0; b += blocks {
+			part(w, first, count, b*g.blockK)
 		}
 	})
 	return all

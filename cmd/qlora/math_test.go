@@ -52,7 +52,7 @@ func TestMath(t *testing.T) {
 		}
 		t.Skipf("fast runs are not tested here: %v", why)
 	}
-	if out := must(t, run...); !strings.Contains(out, "bounded") || !strings.Contains(devices, "with math fast bounds") {
+	if out := must(t, run...); !strings.Contains(out, "bounded") || !strings.Contains(devices, "with math fast within bounds") {
 		t.Errorf("%s\n%s", out, devices)
 	}
 }

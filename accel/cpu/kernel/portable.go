@@ -34,6 +34,12 @@ func portable() *Set {
 }
 
 func tile(c []float32, stride int, a, b []float32) {
+	for ; len(a) > 0; a, c = a[len(b):], c[min(4*stride, len(c)):] {
+		tilePanel(c, stride, a[:len(b)], b)
+	}
+}
+
+func tilePanel(c []float32, stride int, a, b []float32) {
 	c0, c1, c2, c3 := c[:4], c[stride:stride+4], c[2*stride:2*stride+4], c[3*stride:3*stride+4]
 	for j := range 4 {
 		s0, s1, s2, s3 := c0[j], c1[j], c2[j], c3[j]

@@ -6,30 +6,30 @@ package kernel
 
 // tileFusedAVX2 computes, p ascending,
 //
-//	for p := range len(b)/NR {
-//		for i := range MR {
+//	for i := range len(a)/k {
+//		for p := range k {
 //			for j := range NR {
-//				c[i*stride+j] += a[p*MR+i] * b[p*NR+j]
+//				c[i*stride+j] += a[(i/MR*k+p)*MR+i%MR] * b[p*NR+j]
 //			}
 //		}
 //	}
 //
-// with MR = 6, NR = 16; one rounding for each product and its sum.
+// with MR = 6, NR = 16, k = len(b)/NR > 0; one rounding for each product and its sum.
 //
 //go:noescape
 func tileFusedAVX2(c []float32, stride int, a []float32, b []float32)
 
 // tileAVX2 computes, p ascending,
 //
-//	for p := range len(b)/NR {
-//		for i := range MR {
+//	for i := range len(a)/k {
+//		for p := range k {
 //			for j := range NR {
-//				c[i*stride+j] += a[p*MR+i] * b[p*NR+j]
+//				c[i*stride+j] += a[(i/MR*k+p)*MR+i%MR] * b[p*NR+j]
 //			}
 //		}
 //	}
 //
-// with MR = 6, NR = 16; each product is rounded, then each sum.
+// with MR = 6, NR = 16, k = len(b)/NR > 0; each product is rounded, then each sum.
 //
 //go:noescape
 func tileAVX2(c []float32, stride int, a []float32, b []float32)
@@ -62,30 +62,30 @@ func rowAVX2(c []float32, a []float32, b []float32)
 
 // tileFusedAVX512 computes, p ascending,
 //
-//	for p := range len(b)/NR {
-//		for i := range MR {
+//	for i := range len(a)/k {
+//		for p := range k {
 //			for j := range NR {
-//				c[i*stride+j] += a[p*MR+i] * b[p*NR+j]
+//				c[i*stride+j] += a[(i/MR*k+p)*MR+i%MR] * b[p*NR+j]
 //			}
 //		}
 //	}
 //
-// with MR = 12, NR = 32; one rounding for each product and its sum.
+// with MR = 12, NR = 32, k = len(b)/NR > 0; one rounding for each product and its sum.
 //
 //go:noescape
 func tileFusedAVX512(c []float32, stride int, a []float32, b []float32)
 
 // tileAVX512 computes, p ascending,
 //
-//	for p := range len(b)/NR {
-//		for i := range MR {
+//	for i := range len(a)/k {
+//		for p := range k {
 //			for j := range NR {
-//				c[i*stride+j] += a[p*MR+i] * b[p*NR+j]
+//				c[i*stride+j] += a[(i/MR*k+p)*MR+i%MR] * b[p*NR+j]
 //			}
 //		}
 //	}
 //
-// with MR = 12, NR = 32; each product is rounded, then each sum.
+// with MR = 12, NR = 32, k = len(b)/NR > 0; each product is rounded, then each sum.
 //
 //go:noescape
 func tileAVX512(c []float32, stride int, a []float32, b []float32)

@@ -10,38 +10,44 @@ TEXT ·tileFusedAVX2(SB), NOSPLIT, $0-80
 	MOVQ c_base+0(FP), AX
 	MOVQ stride+24(FP), CX
 	MOVQ a_base+32(FP), DX
-	MOVQ b_base+56(FP), BX
-	MOVQ b_len+64(FP), SI
+	MOVQ a_len+40(FP), BX
+	MOVQ b_base+56(FP), SI
+	MOVQ b_len+64(FP), DI
 	SHLQ $0x02, CX
-	SHLQ $0x02, SI
-	ADDQ BX, SI
+	LEAQ (SI)(DI*4), DI
+	LEAQ (DX)(BX*4), BX
+
+tileFusedAVX2_panel:
+	CMPQ DX, BX
+	JAE  tileFusedAVX2_done
+	MOVQ SI, R8
 
 	// The block of c is in registers while p runs.
-	MOVQ    AX, DI
-	VMOVUPS (DI), Y0
-	VMOVUPS 32(DI), Y1
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y2
-	VMOVUPS 32(DI), Y3
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y4
-	VMOVUPS 32(DI), Y5
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y6
-	VMOVUPS 32(DI), Y7
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y8
-	VMOVUPS 32(DI), Y9
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y10
-	VMOVUPS 32(DI), Y11
-	ADDQ    CX, DI
+	MOVQ    AX, R9
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y2
+	VMOVUPS 32(R9), Y3
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y4
+	VMOVUPS 32(R9), Y5
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y6
+	VMOVUPS 32(R9), Y7
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y8
+	VMOVUPS 32(R9), Y9
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y10
+	VMOVUPS 32(R9), Y11
+	ADDQ    CX, R9
 
 tileFusedAVX2_loop:
-	CMPQ         BX, SI
+	CMPQ         R8, DI
 	JAE          tileFusedAVX2_end
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VMOVUPS      (R8), Y12
+	VMOVUPS      32(R8), Y13
 	VBROADCASTSS (DX), Y14
 	VFMADD231PS  Y14, Y12, Y0
 	VFMADD231PS  Y14, Y13, Y1
@@ -61,7 +67,7 @@ tileFusedAVX2_loop:
 	VFMADD231PS  Y14, Y12, Y10
 	VFMADD231PS  Y14, Y13, Y11
 	ADDQ         $0x00000018, DX
-	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, R8
 	JMP          tileFusedAVX2_loop
 
 tileFusedAVX2_end:
@@ -83,6 +89,9 @@ tileFusedAVX2_end:
 	VMOVUPS Y10, (AX)
 	VMOVUPS Y11, 32(AX)
 	ADDQ    CX, AX
+	JMP     tileFusedAVX2_panel
+
+tileFusedAVX2_done:
 	VZEROUPPER
 	RET
 
@@ -92,38 +101,44 @@ TEXT ·tileAVX2(SB), NOSPLIT, $0-80
 	MOVQ c_base+0(FP), AX
 	MOVQ stride+24(FP), CX
 	MOVQ a_base+32(FP), DX
-	MOVQ b_base+56(FP), BX
-	MOVQ b_len+64(FP), SI
+	MOVQ a_len+40(FP), BX
+	MOVQ b_base+56(FP), SI
+	MOVQ b_len+64(FP), DI
 	SHLQ $0x02, CX
-	SHLQ $0x02, SI
-	ADDQ BX, SI
+	LEAQ (SI)(DI*4), DI
+	LEAQ (DX)(BX*4), BX
+
+tileAVX2_panel:
+	CMPQ DX, BX
+	JAE  tileAVX2_done
+	MOVQ SI, R8
 
 	// The block of c is in registers while p runs.
-	MOVQ    AX, DI
-	VMOVUPS (DI), Y0
-	VMOVUPS 32(DI), Y1
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y2
-	VMOVUPS 32(DI), Y3
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y4
-	VMOVUPS 32(DI), Y5
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y6
-	VMOVUPS 32(DI), Y7
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y8
-	VMOVUPS 32(DI), Y9
-	ADDQ    CX, DI
-	VMOVUPS (DI), Y10
-	VMOVUPS 32(DI), Y11
-	ADDQ    CX, DI
+	MOVQ    AX, R9
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y2
+	VMOVUPS 32(R9), Y3
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y4
+	VMOVUPS 32(R9), Y5
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y6
+	VMOVUPS 32(R9), Y7
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y8
+	VMOVUPS 32(R9), Y9
+	ADDQ    CX, R9
+	VMOVUPS (R9), Y10
+	VMOVUPS 32(R9), Y11
+	ADDQ    CX, R9
 
 tileAVX2_loop:
-	CMPQ         BX, SI
+	CMPQ         R8, DI
 	JAE          tileAVX2_end
-	VMOVUPS      (BX), Y12
-	VMOVUPS      32(BX), Y13
+	VMOVUPS      (R8), Y12
+	VMOVUPS      32(R8), Y13
 	VBROADCASTSS (DX), Y14
 	VMULPS       Y14, Y12, Y15
 	VADDPS       Y15, Y0, Y0
@@ -155,7 +170,7 @@ tileAVX2_loop:
 	VMULPS       Y14, Y13, Y12
 	VADDPS       Y12, Y11, Y11
 	ADDQ         $0x00000018, DX
-	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, R8
 	JMP          tileAVX2_loop
 
 tileAVX2_end:
@@ -177,6 +192,9 @@ tileAVX2_end:
 	VMOVUPS Y10, (AX)
 	VMOVUPS Y11, 32(AX)
 	ADDQ    CX, AX
+	JMP     tileAVX2_panel
+
+tileAVX2_done:
 	VZEROUPPER
 	RET
 
@@ -286,56 +304,62 @@ TEXT ·tileFusedAVX512(SB), NOSPLIT, $0-80
 	MOVQ c_base+0(FP), AX
 	MOVQ stride+24(FP), CX
 	MOVQ a_base+32(FP), DX
-	MOVQ b_base+56(FP), BX
-	MOVQ b_len+64(FP), SI
+	MOVQ a_len+40(FP), BX
+	MOVQ b_base+56(FP), SI
+	MOVQ b_len+64(FP), DI
 	SHLQ $0x02, CX
-	SHLQ $0x02, SI
-	ADDQ BX, SI
+	LEAQ (SI)(DI*4), DI
+	LEAQ (DX)(BX*4), BX
+
+tileFusedAVX512_panel:
+	CMPQ DX, BX
+	JAE  tileFusedAVX512_done
+	MOVQ SI, R8
 
 	// The block of c is in registers while p runs.
-	MOVQ    AX, DI
-	VMOVUPS (DI), Z0
-	VMOVUPS 64(DI), Z1
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z2
-	VMOVUPS 64(DI), Z3
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z4
-	VMOVUPS 64(DI), Z5
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z6
-	VMOVUPS 64(DI), Z7
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z8
-	VMOVUPS 64(DI), Z9
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z10
-	VMOVUPS 64(DI), Z11
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z12
-	VMOVUPS 64(DI), Z13
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z14
-	VMOVUPS 64(DI), Z15
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z16
-	VMOVUPS 64(DI), Z17
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z18
-	VMOVUPS 64(DI), Z19
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z20
-	VMOVUPS 64(DI), Z21
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z22
-	VMOVUPS 64(DI), Z23
-	ADDQ    CX, DI
+	MOVQ    AX, R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z8
+	VMOVUPS 64(R9), Z9
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z10
+	VMOVUPS 64(R9), Z11
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z12
+	VMOVUPS 64(R9), Z13
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z14
+	VMOVUPS 64(R9), Z15
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z16
+	VMOVUPS 64(R9), Z17
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z18
+	VMOVUPS 64(R9), Z19
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z20
+	VMOVUPS 64(R9), Z21
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z22
+	VMOVUPS 64(R9), Z23
+	ADDQ    CX, R9
 
 tileFusedAVX512_loop:
-	CMPQ         BX, SI
+	CMPQ         R8, DI
 	JAE          tileFusedAVX512_end
-	VMOVUPS      (BX), Z24
-	VMOVUPS      64(BX), Z25
+	VMOVUPS      (R8), Z24
+	VMOVUPS      64(R8), Z25
 	VBROADCASTSS (DX), Z26
 	VFMADD231PS  Z26, Z24, Z0
 	VFMADD231PS  Z26, Z25, Z1
@@ -373,7 +397,7 @@ tileFusedAVX512_loop:
 	VFMADD231PS  Z26, Z24, Z22
 	VFMADD231PS  Z26, Z25, Z23
 	ADDQ         $0x00000030, DX
-	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, R8
 	JMP          tileFusedAVX512_loop
 
 tileFusedAVX512_end:
@@ -413,6 +437,9 @@ tileFusedAVX512_end:
 	VMOVUPS Z22, (AX)
 	VMOVUPS Z23, 64(AX)
 	ADDQ    CX, AX
+	JMP     tileFusedAVX512_panel
+
+tileFusedAVX512_done:
 	VZEROUPPER
 	RET
 
@@ -422,56 +449,62 @@ TEXT ·tileAVX512(SB), NOSPLIT, $0-80
 	MOVQ c_base+0(FP), AX
 	MOVQ stride+24(FP), CX
 	MOVQ a_base+32(FP), DX
-	MOVQ b_base+56(FP), BX
-	MOVQ b_len+64(FP), SI
+	MOVQ a_len+40(FP), BX
+	MOVQ b_base+56(FP), SI
+	MOVQ b_len+64(FP), DI
 	SHLQ $0x02, CX
-	SHLQ $0x02, SI
-	ADDQ BX, SI
+	LEAQ (SI)(DI*4), DI
+	LEAQ (DX)(BX*4), BX
+
+tileAVX512_panel:
+	CMPQ DX, BX
+	JAE  tileAVX512_done
+	MOVQ SI, R8
 
 	// The block of c is in registers while p runs.
-	MOVQ    AX, DI
-	VMOVUPS (DI), Z0
-	VMOVUPS 64(DI), Z1
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z2
-	VMOVUPS 64(DI), Z3
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z4
-	VMOVUPS 64(DI), Z5
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z6
-	VMOVUPS 64(DI), Z7
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z8
-	VMOVUPS 64(DI), Z9
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z10
-	VMOVUPS 64(DI), Z11
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z12
-	VMOVUPS 64(DI), Z13
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z14
-	VMOVUPS 64(DI), Z15
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z16
-	VMOVUPS 64(DI), Z17
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z18
-	VMOVUPS 64(DI), Z19
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z20
-	VMOVUPS 64(DI), Z21
-	ADDQ    CX, DI
-	VMOVUPS (DI), Z22
-	VMOVUPS 64(DI), Z23
-	ADDQ    CX, DI
+	MOVQ    AX, R9
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z2
+	VMOVUPS 64(R9), Z3
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z4
+	VMOVUPS 64(R9), Z5
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z6
+	VMOVUPS 64(R9), Z7
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z8
+	VMOVUPS 64(R9), Z9
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z10
+	VMOVUPS 64(R9), Z11
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z12
+	VMOVUPS 64(R9), Z13
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z14
+	VMOVUPS 64(R9), Z15
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z16
+	VMOVUPS 64(R9), Z17
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z18
+	VMOVUPS 64(R9), Z19
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z20
+	VMOVUPS 64(R9), Z21
+	ADDQ    CX, R9
+	VMOVUPS (R9), Z22
+	VMOVUPS 64(R9), Z23
+	ADDQ    CX, R9
 
 tileAVX512_loop:
-	CMPQ         BX, SI
+	CMPQ         R8, DI
 	JAE          tileAVX512_end
-	VMOVUPS      (BX), Z24
-	VMOVUPS      64(BX), Z25
+	VMOVUPS      (R8), Z24
+	VMOVUPS      64(R8), Z25
 	VBROADCASTSS (DX), Z26
 	VMULPS       Z26, Z24, Z27
 	VADDPS       Z27, Z0, Z0
@@ -533,7 +566,7 @@ tileAVX512_loop:
 	VMULPS       Z26, Z25, Z24
 	VADDPS       Z24, Z23, Z23
 	ADDQ         $0x00000030, DX
-	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, R8
 	JMP          tileAVX512_loop
 
 tileAVX512_end:
@@ -573,6 +606,9 @@ tileAVX512_end:
 	VMOVUPS Z22, (AX)
 	VMOVUPS Z23, 64(AX)
 	ADDQ    CX, AX
+	JMP     tileAVX512_panel
+
+tileAVX512_done:
 	VZEROUPPER
 	RET
 

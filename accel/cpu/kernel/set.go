@@ -14,7 +14,8 @@ type Set struct {
 	// MR and NR are the rows and columns of Tile's block; Row's is one row of RowWidth columns. RowWidth is a multiple of NR.
 	MR, NR, RowWidth int
 
-	// Tile: for p, i < MR, j < NR: c[i*stride+j] += a[p*MR+i]·b[p*NR+j], p ascending to len(b)/NR, each product and each sum rounded.
+	// Tile goes through panels of MR rows that lie in a one after the other. For k = len(b)/NR > 0, i < len(a)/k, j < NR:
+	// c[i*stride+j] += a[(i/MR*k+p)*MR+i%MR]·b[p*NR+j], p ascending, each product and each sum rounded.
 	Tile func(c []float32, stride int, a, b []float32)
 	// TileFused rounds once for the product and its sum: Tile's bits where every product is exact (see Exact).
 	TileFused func(c []float32, stride int, a, b []float32)

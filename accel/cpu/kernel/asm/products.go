@@ -68,24 +68,31 @@ func tile(v vectors, fused bool) {
 	TEXT(name, NOSPLIT, "func(c []float32, stride int, a, b []float32)")
 	Doc(fmt.Sprintf("%s computes, p ascending,", name),
 		"",
-		"\tfor p := range len(b)/NR {",
-		"\t\tfor i := range MR {",
+		"\tfor i := range len(a)/k {",
+		"\t\tfor p := range k {",
 		"\t\t\tfor j := range NR {",
-		"\t\t\t\tc[i*stride+j] += a[p*MR+i] * b[p*NR+j]",
+		"\t\t\t\tc[i*stride+j] += a[(i/MR*k+p)*MR+i%MR] * b[p*NR+j]",
 		"\t\t\t}",
 		"\t\t}",
 		"\t}",
 		"",
-		fmt.Sprintf("with MR = %d, NR = %d; %s.", v.rows, columns, roundings(fused)))
+		fmt.Sprintf("with MR = %d, NR = %d, k = len(b)/NR > 0; %s.", v.rows, columns, roundings(fused)))
 	Pragma("noescape")
 	c := Load(Param("c").Base(), GP64())
 	stride := Load(Param("stride"), GP64())
 	a := Load(Param("a").Base(), GP64())
-	b := Load(Param("b").Base(), GP64())
+	last := Load(Param("a").Len(), GP64())
+	begin := Load(Param("b").Base(), GP64())
 	n := Load(Param("b").Len(), GP64())
 	SHLQ(U8(2), stride)
-	SHLQ(U8(2), n)
-	ADDQ(b, n) // where b ends
+	LEAQ(Mem{Base: begin, Index: n, Scale: 4}, n)   // where b ends
+	LEAQ(Mem{Base: a, Index: last, Scale: 4}, last) // where a ends
+	panel, done := name+"_panel", name+"_done"
+	Label(panel)
+	CMPQ(a, last)
+	JAE(LabelRef(done))
+	b := GP64()
+	MOVQ(begin, b)
 
 	Comment("The block of c is in registers while p runs.")
 	acc := v.news(2 * v.rows)
@@ -117,6 +124,8 @@ func tile(v vectors, fused bool) {
 		VMOVUPS(acc[2*i+1], Mem{Base: c, Disp: v.bytes()})
 		ADDQ(stride, c)
 	}
+	JMP(LabelRef(panel))
+	Label(done)
 	VZEROUPPER()
 	RET()
 }
