@@ -264,11 +264,21 @@ func packedNumbers(k *kernel.Set, w *scratch, x []float32, from matrix, lane, la
 func (x matrix) packAlong(k *kernel.Set, w *scratch, p panels, lane, lanes, k0 int) {
 	for i := range p.count {
 		rows := min(p.width, lanes-i*p.width)
+		x.prefetch(k, lane+(i+1)*p.width, min(p.width, lanes-(i+1)*p.width), k0, p.k)
 		lines, stride := x.lines(k, w, lane+i*p.width, rows, k0, p.k)
 		k.Transpose(p.panel(i), p.width, lines, stride, rows, p.k)
 		if rows < p.width {
 			clearLanes(p.panel(i), p.width, rows)
 		}
+	}
+}
+
+// prefetch asks for n elements of each of some rows, if there are any: hardware does not see in time that lines so far from each other will
+// be read.
+func (x matrix) prefetch(k *kernel.Set, row, rows, from, n int) {
+	for i := 0; i < rows && x.dense.half != nil; i++ {
+		at := (row+i)*x.cols + from
+		k.Prefetch(x.dense.half[at : at+n])
 	}
 }
 

@@ -4,6 +4,11 @@
 
 package kernel
 
+// prefetchAVX2 asks for the cache lines of x, which changes nothing but when they come.
+//
+//go:noescape
+func prefetchAVX2(x []uint16)
+
 // lines6AVX2 computes, from one row on,
 //
 //	for i := range panels {

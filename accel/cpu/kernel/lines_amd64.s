@@ -4,6 +4,23 @@
 
 #include "textflag.h"
 
+// func prefetchAVX2(x []uint16)
+// Requires: MMX+
+TEXT ·prefetchAVX2(SB), NOSPLIT, $0-24
+	MOVQ x_base+0(FP), AX
+	MOVQ x_len+8(FP), CX
+	LEAQ (AX)(CX*2), CX
+
+prefetch_loop:
+	CMPQ       AX, CX
+	JAE        prefetch_end
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	JMP        prefetch_loop
+
+prefetch_end:
+	RET
+
 // func lines6AVX2(dst []float32, depth int, src []float32, stride int, rows int, panels int)
 // Requires: AVX
 TEXT ·lines6AVX2(SB), NOSPLIT, $0-80

@@ -1,6 +1,7 @@
 package kernel
 
 func (s *Set) linesAVX2() {
+	s.Prefetch = prefetchAVX2
 	s.Lines = wholePanels(lines, map[int]moveLines[float32]{6: lines6AVX2, 12: lines12AVX2, 16: lines16AVX2, 32: lines32AVX2})
 	s.LinesBFloat16 = wholePanels(linesBFloat16, map[int]moveLines[uint16]{
 		6: linesBFloat16x6AVX2, 12: linesBFloat16x12AVX2, 16: linesBFloat16x16AVX2, 32: linesBFloat16x32AVX2})

@@ -10,7 +10,7 @@ import (
 func portable() *Set {
 	s := &Set{
 		Name: "portable", MR: 4, NR: 4, RowWidth: 8,
-		Transpose: transpose, Lines: lines, LinesBFloat16: linesBFloat16, Interleave: interleave, Magnitudes: magnitudes,
+		Prefetch: func([]uint16) {}, Transpose: transpose, Lines: lines, LinesBFloat16: linesBFloat16, Interleave: interleave, Magnitudes: magnitudes,
 		WidenBFloat16: widenBFloat16, NarrowBFloat16: narrowBFloat16, RoundBFloat16: num.BFloat16.RoundAll,
 		WidenFloat16: widenFloat16, NarrowFloat16: narrowFloat16, RoundFloat16: num.Float16.RoundAll,
 		Dequantize4: dequantize4, Dequantize4Rounded: dequantize4Rounded, Dequantize4BFloat16: dequantize4BFloat16, Dequantize4BFloat16Past: dequantize4BFloat16,

@@ -45,6 +45,8 @@ type Set struct {
 	LinesBFloat16 func(dst []float32, width, depth int, src []uint16, stride, rows, lanes int)
 	// Interleave: dst[i] = a[i] | b[i]<<16.
 	Interleave func(dst []uint32, a, b []uint16)
+	// Prefetch changes nothing; x will be read soon.
+	Prefetch func(x []uint16)
 	// Magnitudes gives the least of those |x| that are not 0 and the greatest |x|, as bits; no such is MaxUint32 and 0.
 	Magnitudes func(x []float32) (least, greatest uint32)
 

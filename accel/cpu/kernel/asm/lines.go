@@ -10,11 +10,29 @@ import (
 
 func init() {
 	groups["lines"] = func() {
+		prefetch()
 		for _, width := range []int{6, 12, 16, 32} {
 			lines(width, false)
 			lines(width, true)
 		}
 	}
+}
+
+func prefetch() {
+	TEXT("prefetchAVX2", NOSPLIT, "func(x []uint16)")
+	Doc("prefetchAVX2 asks for the cache lines of x, which changes nothing but when they come.")
+	Pragma("noescape")
+	at := Load(Param("x").Base(), GP64())
+	end := Load(Param("x").Len(), GP64())
+	LEAQ(Mem{Base: at, Index: end, Scale: 2}, end)
+	Label("prefetch_loop")
+	CMPQ(at, end)
+	JAE(LabelRef("prefetch_end"))
+	PREFETCHT0(Mem{Base: at})
+	ADDQ(U8(64), at)
+	JMP(LabelRef("prefetch_loop"))
+	Label("prefetch_end")
+	RET()
 }
 
 // lines cuts lines into panels of width lanes. For 6 lanes it moves 8 at a time: the two too many are overwritten by the next line of the
