@@ -23,20 +23,19 @@ const (
 	alignment = 64 // of every tensor: a cache line, and the widest register
 )
 
-// alloc gives n bytes of zeros.
-func (h *heap) alloc(n int) []byte {
+// alloc gives n bytes. fresh says that they are zeros; others hold what was there before.
+func (h *heap) alloc(n int) (b []byte, fresh bool) {
 	n = max(roundUp(n, alignment), alignment)
 	for ; h.top.slab < len(h.slabs); h.top = (top{h.top.slab + 1, 0}) {
 		slab, from := h.slabs[h.top.slab], h.top.used
 		if to := from + n; to <= len(slab) {
 			h.top.used = to
-			clear(slab[from:to])
-			return slab[from:to:to]
+			return slab[from:to:to], false
 		}
 	}
 	h.slabs = append(h.slabs, aligned(max(slabSize, n)))
 	h.top.used = n
-	return h.slabs[h.top.slab][:n:n]
+	return h.slabs[h.top.slab][:n:n], true
 }
 
 func aligned(n int) []byte {
@@ -75,7 +74,12 @@ func (d *Device) alloc(life op.Lifetime, name string, n int) []byte {
 	case life == op.Run:
 		return aligned(n)
 	}
-	return d.heaps[life].alloc(n)
+	b, fresh := d.heaps[life].alloc(n)
+	if !fresh {
+		const step = 64 << 10
+		d.spread(len(b), step, len(b)/4, func(_ *scratch, from, to int) { clear(b[from:to]) })
+	}
+	return b
 }
 
 func (d *Device) New(life op.Lifetime, name string, t num.DType, rows, cols int) *op.Tensor {

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -128,6 +129,23 @@ def theirs(name, threads, folder):
             print(json.dumps({"seconds": seconds, "resident_peak": resident("VmHWM"), "imported": imported}), "ready", sep="\n", flush=True)
 
 
+class Others:
+    """How many cores other programs, and the machine's host, took between here and there: what is left of all cores' time."""
+    def __init__(self, pid):
+        self.pid, self.begun, self.before = pid, time.time(), self.taken(pid)
+
+    @staticmethod
+    def taken(pid):
+        ticks = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _, _, *rest = map(int, open("/proc/stat").readline().split()[1:9])
+        mine = sum(map(int, open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[11:13]))
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return (user + nice + system + sum(rest) - mine) / ticks - children.ru_utime - children.ru_stime
+
+    def cores(self):
+        return max(0.0, (self.taken(self.pid) - self.before) / (time.time() - self.begun))
+
+
 def ours(o, name):
     out = subprocess.run([o.qlora, "bench", "cpu", "--only", f"^{name}$", "--threads", str(o.threads), "--math", o.math, "--json"],
                          check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -138,19 +156,22 @@ def ours(o, name):
 def compare(o, name, folder):
     other = subprocess.Popen([sys.executable, __file__, "--theirs", name, "--threads", str(o.threads), "--folder", folder],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    pairs = []
+    pairs, disturbed = [], 0.0
     for i in range(o.rounds):
         if other.stdout.readline() != "ready\n":
             sys.exit(f"{name}: the other side has ended")
+        others = Others(other.pid)
         machine, here = ours(o, name)
         print("go", file=other.stdin, flush=True)
         there = json.loads(other.stdout.readline())
         pairs.append((here, there))
-        print(f"{name}, {i + 1} of {o.rounds}: {here['seconds']:.4g} s here, {there['seconds']:.4g} s there", file=sys.stderr, flush=True)
+        disturbed = max(disturbed, others.cores())
+        print(f"{name}, {i + 1} of {o.rounds}: {here['seconds']:.4g} s here, {there['seconds']:.4g} s there, "
+              f"others took {others.cores():.2f} cores", file=sys.stderr, flush=True)
     other.stdin.close()
     other.wait()
     ratios = sorted(there["seconds"] / here["seconds"] for here, there in pairs)
-    result = {"case": name, "machine": machine, "imported": pairs[0][1]["imported"],
+    result = {"case": name, "machine": machine, "disturbed": disturbed, "imported": pairs[0][1]["imported"],
               "here": statistics.median(here["seconds"] for here, _ in pairs), "there": statistics.median(there["seconds"] for _, there in pairs),
               "ratio": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1]}
     if name in STEPS:
@@ -182,7 +203,8 @@ def markdown(results, o):
         for r in kernels:
             print(f"| {r['case']} | {r['here'] * 1e3:.4g} | {r['there'] * 1e3:.4g} | **{r['ratio']:.2f}** | {r['least']:.2f} … {r['greatest']:.2f} |")
     m = results[0]["machine"]
-    print(f"\n{o.rounds} rounds on {o.threads} threads of {m['cpu']}, kernels {m['kernel_set']}, math {m['math']}. Of the memory there, {mib(results[0]['imported'])} are PyTorch itself.")
+    print(f"\n{o.rounds} rounds on {o.threads} threads of {m['cpu']}, kernels {m['kernel_set']}, math {m['math']}; "
+          f"other programs took at most {max(r['disturbed'] for r in results):.2f} cores. Of the memory there, {mib(results[0]['imported'])} are PyTorch itself.")
 
 
 def main():
