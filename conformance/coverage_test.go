@@ -41,7 +41,7 @@ var uncovered = map[string]string{
 	"peft.Patterns.Saves":  "read by llama alone, which says which tensors an adapter replaces",
 	"peft.Names.Empty":     "says whether a field is there", "peft.Patterns.CheckUsed": "for what a person has typed",
 
-	"optim.NewState8": constructor, "optim.State8.Bytes": memory, "optim.Clip": "clip_scale", "optim.Schedule.Check": checks, "optim.Pager.Used": "pager",
+	"op.Choice.Candidates": "choose", "op.Pick": "choose", "optim.NewState8": constructor, "optim.State8.Bytes": memory, "optim.Clip": "clip_scale", "optim.Schedule.Check": checks, "optim.Pager.Used": "pager",
 
 	"checkpoint.Adapter.Close": files, "checkpoint.Adapter.Float32": "adapter_read", "checkpoint.Saved.Shape": "adapter_read",
 	"checkpoint.NewAdapterConfig": constructor, "checkpoint.ParseAdapterConfig": "adapter_read",
