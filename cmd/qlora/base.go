@@ -35,6 +35,14 @@ func openDevice(name, math string, limit config.Size) (op.Device, error) {
 	return d, nil
 }
 
+// describe is a device's name, and what it computes with.
+func describe(d op.Device) string {
+	if c, ok := d.(interface{ Describe() string }); ok {
+		return d.Name() + ": " + c.Describe()
+	}
+	return d.Name()
+}
+
 // parseCompute knows the types in which models compute.
 func parseCompute(name string) (num.DType, error) {
 	t, err := num.ParseDType(name)

@@ -338,6 +338,7 @@ func (r *trainingRun) report(before, after string) {
 		}
 	}
 	fmt.Fprintf(r.out, "\nadapter        %s\n", r.dir)
+	fmt.Fprintf(r.out, "device         %s\n", describe(r.device))
 	arena := r.device.Arena()
 	fmt.Fprintf(r.out, "memory         %s at most, by part\n%s", op.Bytes(arena.Peak()), arena.Table())
 }
