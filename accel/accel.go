@@ -60,11 +60,13 @@ func findRef() (string, error) { return "the specification in plain Go, one core
 // Auto is the name under which Open takes the first device that is there.
 const Auto = "auto"
 
-// Open makes the device of a name.
+// Open makes the device of a name. There is always a processor: what is wrong with that one is wrong with how it was asked for, and no
+// reason to take the reference in silence.
 func Open(name string, o Options) (op.Device, error) {
 	var names []string
 	for _, e := range Entries {
-		if _, err := e.Find(); name == Auto && err == nil || name == e.Name {
+		_, err := e.Find()
+		if taken := name == Auto && (err == nil || e.Name == "cpu"); taken || name == e.Name {
 			var d op.Device
 			if err == nil {
 				d, err = e.Open(o)

@@ -27,7 +27,7 @@ func TestOpen(t *testing.T) {
 		t.Errorf("math fast: %v, %v; want %v", d, err, wantErr)
 	}
 	t.Setenv(kernel.Variable, "mmx")
-	if _, err := Open("cpu", Options{}); err == nil || !strings.Contains(err.Error(), "QLORA_CPU=mmx: this processor runs portable") {
+	if _, err := Open(Auto, Options{}); err == nil || !strings.Contains(err.Error(), "QLORA_CPU=mmx: this processor runs portable") {
 		t.Error(err)
 	}
 }
