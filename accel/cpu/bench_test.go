@@ -62,27 +62,6 @@ func BenchmarkProduct(b *testing.B) {
 	}
 }
 
-func BenchmarkDequantize(b *testing.B) {
-	eachSet(b, "NF4", func(d *Device) (float64, string, func()) {
-		const n = 4096
-		y := drawnTensor(d, num.BFloat16, n, n)
-		w := d.Quantize(here, "bench/w", y, nf4)
-		return n*n/2 + n*n/64 + 2*n*n, "GB/s", func() { d.Dequantize(here, y, w) }
-	})
-}
-
-func BenchmarkQuantize(b *testing.B) {
-	eachSet(b, "NF4", func(d *Device) (float64, string, func()) {
-		const n = 4096
-		x := drawnTensor(d, num.BFloat16, n, n)
-		return 2 * n * n, "GB/s", func() {
-			mark := d.Mark(op.Run)
-			d.Quantize(here, "bench/w", x, nf4)
-			d.Release(mark)
-		}
-	})
-}
-
 func BenchmarkAttention(b *testing.B) {
 	for _, tokens := range []int{512, 2048} {
 		eachSet(b, fmt.Sprint(tokens), func(d *Device) (float64, string, func()) {

@@ -15,17 +15,6 @@ package kernel
 //go:noescape
 func expMinusAVX2(y []float32, x []float32, m float32) (done int)
 
-// sigmoidAVX2 computes
-//
-//	for i := range done {
-//		y[i] = num.Sigmoid(x[i])
-//	}
-//
-// where done is len(y), or where the first block of 16 in doubt begins.
-//
-//go:noescape
-func sigmoidAVX2(y []float32, x []float32) (done int)
-
 // tanhAVX2 computes
 //
 //	for i := range done {
@@ -72,17 +61,6 @@ func siluSlopeAVX2(y []float32, slope []float32, x []float32) (done int)
 //
 //go:noescape
 func expMinusAVX512(y []float32, x []float32, m float32) (done int)
-
-// sigmoidAVX512 computes
-//
-//	for i := range done {
-//		y[i] = num.Sigmoid(x[i])
-//	}
-//
-// where done is len(y), or where the first block of 32 in doubt begins.
-//
-//go:noescape
-func sigmoidAVX512(y []float32, x []float32) (done int)
 
 // tanhAVX512 computes
 //

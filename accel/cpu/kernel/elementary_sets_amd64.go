@@ -1,16 +1,16 @@
 package kernel
 
 func (s *Set) elementaryAVX2() {
-	s.elementary(16, expMinusAVX2, sigmoidAVX2, tanhAVX2, siluAVX2, siluSlopeAVX2)
+	s.elementary(16, expMinusAVX2, tanhAVX2, siluAVX2, siluSlopeAVX2)
 }
 
 func (s *Set) elementaryAVX512() {
-	s.elementary(32, expMinusAVX512, sigmoidAVX512, tanhAVX512, siluAVX512, siluSlopeAVX512)
+	s.elementary(32, expMinusAVX512, tanhAVX512, siluAVX512, siluSlopeAVX512)
 }
 
 // elementary completes kernels that stop before a block in doubt and say how far they got: the portable ones do that block. When all is
 // done, those are called with nothing.
-func (s *Set) elementary(block int, exp func(y, x []float32, m float32) int, sigmoids, tanhs, silus func(y, x []float32) int,
+func (s *Set) elementary(block int, exp func(y, x []float32, m float32) int, tanhs, silus func(y, x []float32) int,
 	slopes func(y, slope, x []float32) int) {
 	s.ExpMinus = func(y, x []float32, m float32) {
 		for i := 0; i < len(y); i += block {
@@ -19,7 +19,6 @@ func (s *Set) elementary(block int, exp func(y, x []float32, m float32) int, sig
 			expMinus(y[i:end], x[i:end], m)
 		}
 	}
-	s.Sigmoid = inBlocks(block, sigmoids, sigmoid)
 	s.Tanh = inBlocks(block, tanhs, tanh)
 	withoutSlope := inBlocks(block, silus, func(y, x []float32) { silu(y, nil, x) })
 	s.SiLU = func(y, slope, x []float32) {

@@ -17,7 +17,6 @@ import (
 func (s *Set) elementaries() []elementaryFunction {
 	return []elementaryFunction{
 		{"exp", func(y, x []float32) { s.ExpMinus(y, x, 0) }, num.Exp},
-		{"sigmoid", s.Sigmoid, num.Sigmoid},
 		{"tanh", s.Tanh, num.Tanh},
 		{"silu", func(y, x []float32) { s.SiLU(y, nil, x) }, func(x float32) float32 { return float32(x * num.Sigmoid(x)) }},
 	}
@@ -196,7 +195,6 @@ func BenchmarkElementary(b *testing.B) {
 	perSet(b, "ExpMinus", n, func(s *Set) { s.ExpMinus(y, x, 3.1) })
 	perSet(b, "ExpMinus100", n, func(s *Set) { s.ExpMinus(y[:100], x[:100], 3.1) })
 	perSet(b, "ExpMinusMasked", n, func(s *Set) { s.ExpMinus(y, masked, 3.1) })
-	perSet(b, "Sigmoid", n, func(s *Set) { s.Sigmoid(y, x) })
 	perSet(b, "Tanh", n, func(s *Set) { s.Tanh(y, x) })
 	perSet(b, "SiLU", n, func(s *Set) { s.SiLU(y, nil, x) })
 	perSet(b, "SiLUSlope", n, func(s *Set) { s.SiLU(y, slope, x) })

@@ -59,17 +59,6 @@ func shiftAVX2(y []float32, a []float32, s float32)
 //go:noescape
 func divideAVX2(y []float32, a []float32, s float32)
 
-// axpyAVX2 computes
-//
-//	for i := range y {
-//		y[i] += float32(s * a[i])
-//	}
-//
-// in blocks of 8, of which len(y) is a multiple.
-//
-//go:noescape
-func axpyAVX2(y []float32, a []float32, s float32)
-
 // sumAVX2 computes
 //
 //	var lane [32]float32

@@ -224,52 +224,6 @@ divideAVX2_by1_done:
 	VZEROUPPER
 	RET
 
-// func axpyAVX2(y []float32, a []float32, s float32)
-// Requires: AVX
-TEXT ·axpyAVX2(SB), NOSPLIT, $0-52
-	MOVQ         y_base+0(FP), AX
-	MOVQ         y_len+8(FP), CX
-	MOVQ         a_base+24(FP), DX
-	VBROADCASTSS s+48(FP), Y0
-	XORQ         BX, BX
-	LEAQ         32(BX), SI
-
-axpyAVX2_by4:
-	CMPQ    SI, CX
-	JA      axpyAVX2_by4_done
-	VMULPS  (DX)(BX*4), Y0, Y1
-	VADDPS  (AX)(BX*4), Y1, Y1
-	VMOVUPS Y1, (AX)(BX*4)
-	VMULPS  32(DX)(BX*4), Y0, Y1
-	VADDPS  32(AX)(BX*4), Y1, Y1
-	VMOVUPS Y1, 32(AX)(BX*4)
-	VMULPS  64(DX)(BX*4), Y0, Y1
-	VADDPS  64(AX)(BX*4), Y1, Y1
-	VMOVUPS Y1, 64(AX)(BX*4)
-	VMULPS  96(DX)(BX*4), Y0, Y1
-	VADDPS  96(AX)(BX*4), Y1, Y1
-	VMOVUPS Y1, 96(AX)(BX*4)
-	MOVQ    SI, BX
-	ADDQ    $0x20, SI
-	JMP     axpyAVX2_by4
-
-axpyAVX2_by4_done:
-	LEAQ 8(BX), SI
-
-axpyAVX2_by1:
-	CMPQ    SI, CX
-	JA      axpyAVX2_by1_done
-	VMULPS  (DX)(BX*4), Y0, Y1
-	VADDPS  (AX)(BX*4), Y1, Y1
-	VMOVUPS Y1, (AX)(BX*4)
-	MOVQ    SI, BX
-	ADDQ    $0x08, SI
-	JMP     axpyAVX2_by1
-
-axpyAVX2_by1_done:
-	VZEROUPPER
-	RET
-
 // func sumAVX2(x []float32) float32
 // Requires: AVX, AVX2
 TEXT ·sumAVX2(SB), NOSPLIT, $0-28

@@ -6,7 +6,6 @@ func (s *Set) elementwiseAVX2() {
 	s.Scale = eightsOfOne(scaleAVX2, s.Scale)
 	s.Shift = eightsOfOne(shiftAVX2, s.Shift)
 	s.Divide = eightsOfOne(divideAVX2, s.Divide)
-	s.Axpy = eightsOfOne(axpyAVX2, s.Axpy)
 	s.Sum = sumAVX2
 	s.Max = largestThirtyTwos
 	s.AdamW = adamWEights

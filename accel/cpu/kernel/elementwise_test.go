@@ -43,7 +43,6 @@ func TestElementwise(t *testing.T) {
 			check("Scale", with(s.Scale), func(_, a, _ float32) float32 { return float32(a * number) })
 			check("Shift", with(s.Shift), func(_, a, _ float32) float32 { return a + number })
 			check("Divide", with(s.Divide), func(_, a, _ float32) float32 { return a / number })
-			check("Axpy", with(s.Axpy), func(y, a, _ float32) float32 { return y + float32(number*a) })
 		})
 	})
 }
@@ -138,7 +137,6 @@ func BenchmarkElementwise(b *testing.B) {
 	perSet(b, "Scale", 8*n, func(s *Set) { s.Scale(z, x, 3) })
 	perSet(b, "Shift", 8*n, func(s *Set) { s.Shift(z, x, 3) })
 	perSet(b, "Divide", 8*n, func(s *Set) { s.Divide(z, x, 3) })
-	perSet(b, "Axpy", 12*n, func(s *Set) { s.Axpy(z, x, 1e-3) })
 	perSet(b, "Sum", 4*n, func(s *Set) { s.Sum(x) })
 	perSet(b, "Max", 4*n, func(s *Set) { s.Max(x) })
 }

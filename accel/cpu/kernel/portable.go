@@ -16,8 +16,8 @@ func portable() *Set {
 		Dequantize4: dequantize4, Dequantize4Rounded: dequantize4Rounded, Dequantize4BFloat16: dequantize4BFloat16, Dequantize4BFloat16Past: dequantize4BFloat16,
 		QuantizeFloat32: quantizeFloat32, QuantizeBFloat16: quantizeBFloat16,
 		Dequantize8: dequantize8, Absmax: absmax, Codes8: codes8,
-		Sum: num.Sum, Max: largest, Add: add, Mul: mul, Scale: scale, Shift: shift, Divide: divide, Axpy: axpy,
-		ExpMinus: expMinus, Sigmoid: sigmoid, Tanh: tanh, SiLU: silu, AdamW: adamW,
+		Sum: num.Sum, Max: largest, Add: add, Mul: mul, Scale: scale, Shift: shift, Divide: divide,
+		ExpMinus: expMinus, Tanh: tanh, SiLU: silu, AdamW: adamW,
 		Peak: peak, Read: func(x []float32) { absmax(x) },
 	}
 	s.MatVecRows = 8
@@ -292,22 +292,9 @@ func divide(y, a []float32, s float32) {
 	}
 }
 
-func axpy(y, a []float32, s float32) {
-	a = a[:len(y)]
-	for i := range y {
-		y[i] += float32(s * a[i])
-	}
-}
-
 func expMinus(y, x []float32, m float32) {
 	for i := range y {
 		y[i] = num.Exp(x[i] - m)
-	}
-}
-
-func sigmoid(y, x []float32) {
-	for i := range y {
-		y[i] = num.Sigmoid(x[i])
 	}
 }
 

@@ -96,12 +96,8 @@ type Set struct {
 	Shift func(y, a []float32, s float32)
 	// Divide: y[i] = a[i]/s.
 	Divide func(y, a []float32, s float32)
-	// Axpy: y[i] += s·a[i], product and sum rounded.
-	Axpy func(y, a []float32, s float32)
 	// ExpMinus: y[i] = num.Exp(x[i] − m).
 	ExpMinus func(y, x []float32, m float32)
-	// Sigmoid: y[i] = num.Sigmoid(x[i]).
-	Sigmoid func(y, x []float32)
 	// Tanh: y[i] = num.Tanh(x[i]).
 	Tanh func(y, x []float32)
 	// SiLU: y[i] = x[i]·num.Sigmoid(x[i]), and, where slope is not nil, slope[i] = s·(1 + x[i]·(1 − s)), as op.SiLU has them.

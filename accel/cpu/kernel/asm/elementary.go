@@ -94,7 +94,6 @@ func init() {
 		const yx, s, y = "y, x []float32", "s := num.Sigmoid(x[i])", "y[i] = float32(x[i] * s)"
 		for _, v := range []vectors{ymm, zmm} {
 			elementary(v, "expMinus", yx+", m float32", (*block).minusM, (*block).exp, (*block).result, "y[i] = num.Exp(x[i] - m)")
-			elementary(v, "sigmoid", yx, nil, (*block).sigmoid, (*block).result, "y[i] = num.Sigmoid(x[i])")
 			elementary(v, "tanh", yx, nil, (*block).tanh, (*block).signed, "y[i] = num.Tanh(x[i])")
 			elementary(v, "silu", yx, nil, (*block).sigmoid, (*block).product, s, y)
 			elementary(v, "siluSlope", "y, slope, x []float32", nil, (*block).sigmoid, (*block).productAndSlope, s, y,

@@ -26,10 +26,6 @@ func init() {
 			VMOVUPS(e.a, x)
 			VDIVPS(e.s, x, x)
 		})
-		elements("axpyAVX2", scalar, "+= float32(s * a[i])", func(e operands, x reg.VecVirtual) {
-			VMULPS(e.a, e.s, x)
-			VADDPS(e.y, x, x)
-		})
 		sum()
 		largest()
 		adamW()
