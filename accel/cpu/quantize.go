@@ -59,7 +59,7 @@ func (d *Device) quantize(x *op.Tensor, o quant.Options) (*quant.Tensor, error) 
 
 // A task quantizes or dequantizes a run, so long that handing it out does not count, by pieces of whole blocks, of which none is longer.
 const (
-	runOfBlocks   = 8 * pieceOfBlocks
+	runOfBlocks   = 32 * pieceOfBlocks
 	pieceOfBlocks = 4096
 )
 

@@ -105,13 +105,13 @@ def resident(field):
     return int(re.search(rf"^{field}:\s*(\d+) kB$", open("/proc/self/status").read(), re.M)[1]) << 10
 
 
-def theirs(name, threads, folder):
+def theirs(name, threads, folder, compute):
     """The other side's process: measures once for each line that it reads."""
     import torch
     torch.set_num_threads(threads)
     imported = resident("VmRSS")
     step = name in STEPS
-    call = their_step(folder, *STEPS[name]) if step else their_kernel(name)
+    call = their_step(folder, compute or STEPS[name][0], STEPS[name][1]) if step else their_kernel(name)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as f:
@@ -154,7 +154,7 @@ def ours(o, name):
 
 
 def compare(o, name, folder):
-    other = subprocess.Popen([sys.executable, __file__, "--theirs", name, "--threads", str(o.threads), "--folder", folder],
+    other = subprocess.Popen([sys.executable, __file__, "--theirs", name, "--threads", str(o.threads), "--folder", folder, "--there", o.there],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pairs, disturbed = [], 0.0
     for i in range(o.rounds):
@@ -193,7 +193,7 @@ def markdown(results, o):
     if steps:
         print("| training step | tokens/s here | there | times as fast | least … greatest | memory here | there |\n|---|---|---|---|---|---|---|")
         for r in steps:
-            print(f"| {r['case'].removeprefix('step ')} | {TOKENS / r['here']:.1f} | {TOKENS / r['there']:.1f} | **{r['ratio']:.2f}** "
+            print(f"| {r['case'].removeprefix('step ')}{o.there and f', there {o.there}'} | {TOKENS / r['here']:.1f} | {TOKENS / r['there']:.1f} | **{r['ratio']:.2f}** "
                   f"| {r['least']:.2f} … {r['greatest']:.2f} | {mib(r['memory_here'])} | {mib(r['memory_there'])} |")
         here, there = min(steps, key=lambda r: r["here"]), min(steps, key=lambda r: r["there"])
         print(f"| the fastest of each | {TOKENS / here['here']:.1f} | {TOKENS / there['there']:.1f} | {there['there'] / here['here']:.2f} | "
@@ -212,6 +212,7 @@ def main():
     p.add_argument("--qlora", help="the program that `go build` made")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--math", default="exact", help="of qlora: exact, or fast where the processor has AVX512-BF16")
+    p.add_argument("--there", default="", choices=("", "float32", "bfloat16"), help="compute type of the other side's steps, if not the case's")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--only", default="", help="regular expression of the names of cases")
     p.add_argument("--markdown", action="store_true", help="print tables, not JSON")
@@ -219,7 +220,7 @@ def main():
     p.add_argument("--folder", help=argparse.SUPPRESS)
     o = p.parse_args()
     if o.theirs:
-        return theirs(o.theirs, o.threads, o.folder)
+        return theirs(o.theirs, o.threads, o.folder, o.there)
     cases = [name for name in [*STEPS, *KERNELS] if re.search(o.only, name)]
     if not o.qlora or not cases:
         p.error("--qlora is missing" if cases else f"--only {o.only}: there are {', '.join([*STEPS, *KERNELS])}")

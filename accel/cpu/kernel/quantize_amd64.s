@@ -47,7 +47,7 @@ absmax_end:
 	RET
 
 // func quantizeFloat32AVX2(packed []byte, absmax []float32, x []float32, blocksize int, thresholds *[16]float32, ascending *[16]uint8) (done int)
-// Requires: AVX, AVX2, CMOV
+// Requires: AVX, AVX2, CMOV, MMX+
 TEXT ·quantizeFloat32AVX2(SB), NOSPLIT, $256-104
 	MOVQ           packed_base+0(FP), AX
 	MOVQ           absmax_base+24(FP), CX
@@ -96,6 +96,7 @@ quantizeFloat32AVX2_scan:
 	VPMAXUD      Y2, Y1, Y1
 	VPAND        96(R10), Y3, Y2
 	VPMAXUD      Y2, Y1, Y1
+	PREFETCHT0   4096(R10)
 	ADDQ         $0x00000080, R10
 	CMPQ         R10, BX
 	JB           quantizeFloat32AVX2_scan
@@ -238,7 +239,7 @@ DATA quantizeFloat32AVX2_one<>+0(SB)/4, $0x3f800000
 GLOBL quantizeFloat32AVX2_one<>(SB), RODATA|NOPTR, $4
 
 // func quantizeBFloat16AVX2(packed []byte, absmax []float32, x []uint16, blocksize int, thresholds *[16]float32, ascending *[16]uint8) (done int)
-// Requires: AVX, AVX2, CMOV
+// Requires: AVX, AVX2, CMOV, MMX+
 TEXT ·quantizeBFloat16AVX2(SB), NOSPLIT, $256-104
 	MOVQ           packed_base+0(FP), AX
 	MOVQ           absmax_base+24(FP), CX
@@ -279,6 +280,7 @@ quantizeBFloat16AVX2_scan:
 	VPMAXUW      Y2, Y1, Y1
 	VPAND        32(R11), Y3, Y2
 	VPMAXUW      Y2, Y1, Y1
+	PREFETCHT0   4096(R11)
 	ADDQ         $0x00000040, R11
 	CMPQ         R11, R9
 	JB           quantizeBFloat16AVX2_scan
