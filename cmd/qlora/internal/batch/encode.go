@@ -1,0 +1,187 @@
+// Package batch turns examples into what a step takes: tokens with what counts for the loss (encode.go, mask.go), and micro-batches of
+// them (batches.go, order.go).
+package batch
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"qlora/cmd/qlora/internal/chat"
+	"qlora/cmd/qlora/internal/data"
+	"qlora/cmd/qlora/internal/tokenizer"
+	"qlora/ref/op"
+	"qlora/ref/train"
+)
+
+// Loss says which tokens count.
+type Loss string
+
+const (
+	Response Loss = "response" // of a prompt and its response the response; of a conversation what the assistant says
+	Last     Loss = "last"     // of a conversation the assistant's last answer alone
+	All      Loss = "all"
+)
+
+// Encoder makes tokens of examples.
+//
+// A prompt and its response are tokenized apart from each other, as qlora.py does it: the source is what the tokenizer puts before a
+// text, then the prompt, cut at SourceMax tokens; the target is the response, then the end of sequence, cut at TargetMax; both together
+// are cut at Max, which shortens the target. Where a target is cut, the end of sequence stays its last token. The target counts.
+//
+// A conversation is what the template makes of it, tokenized whole and without anything put around it, cut at Max. See mask.go for what counts.
+//
+// A text is what the tokenizer puts before one, the text, and the end of sequence, cut at Max before that. All of it counts, but for
+// the first token, which nothing predicts.
+type Encoder struct {
+	Tokenizer *tokenizer.Tokenizer
+	EOS       int32          // ends a sequence; −1 is an error for examples that need it
+	Template  *chat.Template // after its Use; nil is an error for conversations
+	Loss      Loss
+
+	SourceMax, TargetMax, Max int // tokens; 0 for no limit
+}
+
+// Encoded is an example's tokens.
+type Encoded struct {
+	IDs    []int32
+	Counts []bool // whether predicting it counts for the loss; the first never does
+	Cut    int    // tokens that had no place
+}
+
+// ErrNothingCounts is the error of an example that has no token to learn from.
+var ErrNothingCounts = errors.New("no token counts for the loss")
+
+// Encode makes tokens of an example.
+func (e *Encoder) Encode(x data.Example) (Encoded, error) {
+	var r Encoded
+	var err error
+	switch {
+	case x.Messages != nil:
+		r, err = e.conversation(x.Messages)
+	case x.Text != "":
+		r, err = e.text(x.Text)
+	default:
+		r, err = e.pair(x.Prompt, x.Response)
+	}
+	if err != nil {
+		return r, err
+	}
+	if len(r.Counts) > 0 {
+		r.Counts[0] = false
+	}
+	if !slices.Contains(r.Counts, true) {
+		return r, fmt.Errorf("%w: of %d tokens, %d were cut off%s", ErrNothingCounts, len(r.IDs)+r.Cut, r.Cut, e.advice(r))
+	}
+	return r, nil
+}
+
+func (e *Encoder) advice(r Encoded) string {
+	if r.Cut == 0 {
+		return ""
+	}
+	return "; raise max_seq_length"
+}
+
+// Sequence is the tokens as a trainer takes them: Labels[i] is the token after IDs[i], or ignored.
+func (r Encoded) Sequence() train.Sequence {
+	s := train.Sequence{IDs: r.IDs[:len(r.IDs)-1], Labels: make([]int32, len(r.IDs)-1)}
+	for i := range s.Labels {
+		if s.Labels[i] = op.IgnoredLabel; r.Counts[i+1] {
+			s.Labels[i] = r.IDs[i+1]
+		}
+	}
+	return s
+}
+
+// before is what the tokenizer puts before a text.
+func (e *Encoder) before() []int32 {
+	if start := e.Tokenizer.Start(); start >= 0 {
+		return []int32{start}
+	}
+	return nil
+}
+
+func (e *Encoder) checkEOS() error {
+	if e.EOS < 0 {
+		return fmt.Errorf("the model's tokenizer names no token that ends a sequence, so a model would never learn to stop: name one of its tokens with --eos-token")
+	}
+	return nil
+}
+
+func (e *Encoder) pair(prompt, response string) (Encoded, error) {
+	if err := e.checkEOS(); err != nil {
+		return Encoded{}, err
+	}
+	source, cut := head(append(e.before(), e.Tokenizer.Encode(prompt)...), e.SourceMax)
+	target := e.Tokenizer.Encode(response)
+	room := limit(e.TargetMax, len(target)+1)
+	if e.Max > 0 {
+		room = min(room, e.Max-len(source))
+	}
+	if room < 2 && room < len(target)+1 {
+		return Encoded{IDs: source, Counts: make([]bool, len(source)), Cut: cut + len(target) + 1}, nil
+	}
+	target, more := head(target, room-1)
+	r := Encoded{IDs: append(slices.Concat(source, target), e.EOS), Cut: cut + more}
+	r.Counts = make([]bool, len(r.IDs))
+	for i := range r.Counts {
+		r.Counts[i] = i >= len(source) || e.Loss == All
+	}
+	return r, nil
+}
+
+func limit(most, otherwise int) int {
+	if most == 0 {
+		return otherwise
+	}
+	return min(most, otherwise)
+}
+
+// head is the first of ids, and how many there are besides; 0 is no limit.
+func head(ids []int32, most int) ([]int32, int) {
+	n := limit(most, len(ids))
+	return ids[:n], len(ids) - n
+}
+
+func (e *Encoder) text(text string) (Encoded, error) {
+	if err := e.checkEOS(); err != nil {
+		return Encoded{}, err
+	}
+	ids := append(e.before(), e.Tokenizer.Encode(text)...)
+	cut := 0
+	if e.Max > 0 {
+		ids, cut = head(ids, max(e.Max-1, 1))
+	}
+	ids = append(slices.Clip(ids), e.EOS)
+	return Encoded{IDs: ids, Counts: slices.Repeat([]bool{true}, len(ids)), Cut: cut}, nil
+}
+
+func (e *Encoder) conversation(m []chat.Message) (Encoded, error) {
+	if e.Template == nil {
+		return Encoded{}, fmt.Errorf("the model has no chat template, which conversations need: name one with --chat-template, one of %s",
+			strings.Join(chat.Names(), ", "))
+	}
+	text, answers, err := e.answers(m)
+	if err != nil {
+		return Encoded{}, err
+	}
+	ids := e.Template.Encode(e.Tokenizer, text)
+	counts := make([]bool, len(ids))
+	if e.Loss == All {
+		counts = slices.Repeat([]bool{true}, len(ids))
+	}
+	for _, a := range answers {
+		from, _ := e.place(ids, text[:a.Start])
+		to, whole := e.place(ids, text[:a.End])
+		if !whole {
+			to++
+		}
+		for i := from; i < min(to, len(ids)); i++ {
+			counts[i] = true
+		}
+	}
+	ids, cut := head(ids, e.Max)
+	return Encoded{IDs: ids, Counts: counts[:len(ids)], Cut: cut}, nil
+}
