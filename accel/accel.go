@@ -2,6 +2,7 @@
 package accel
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -22,6 +23,9 @@ type Entry struct {
 type Options struct {
 	Cap  int64 // bytes that it may hold; 0 is no limit
 	Fast bool  // where that is faster, within the bounds of an arithmetic that it declares instead of the reference's bits
+
+	// AccountOnly makes a device that counts the memory of another's calls and computes nothing.
+	AccountOnly bool
 }
 
 // Entries are all devices, in the order in which Auto tries them.
@@ -34,7 +38,9 @@ var Entries = []Entry{
 
 func missing() (string, error) { return "", fmt.Errorf("not part of this program yet") }
 
-func openCPU(o Options) (op.Device, error) { return cpu.New(cpu.Options{Cap: o.Cap, Fast: o.Fast}) }
+func openCPU(o Options) (op.Device, error) {
+	return cpu.New(cpu.Options{Cap: o.Cap, Fast: o.Fast, AccountOnly: o.AccountOnly})
+}
 
 func findCPU() (string, error) {
 	d, err := cpu.New(cpu.Options{})
@@ -52,8 +58,14 @@ func openRef(o Options) (op.Device, error) {
 	if o.Fast {
 		return nil, fmt.Errorf("there is no math fast: the reference says what is exact")
 	}
+	if o.AccountOnly {
+		return nil, ErrNoAccount
+	}
 	return op.NewPlain(o.Cap), nil
 }
+
+// ErrNoAccount says that a device cannot be opened with AccountOnly.
+var ErrNoAccount = errors.New("its arena does not count what operations compute in, so that nothing says how much memory a run will take")
 
 func findRef() (string, error) { return "the specification in plain Go, one core", nil }
 

@@ -1,6 +1,7 @@
 package accel
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -21,6 +22,12 @@ func TestOpen(t *testing.T) {
 	}
 	if _, err := Open("ref", Options{Fast: true}); err == nil || !strings.Contains(err.Error(), "device ref: there is no math fast") {
 		t.Error(err)
+	}
+	if _, err := Open("ref", Options{AccountOnly: true}); !errors.Is(err, ErrNoAccount) {
+		t.Error(err)
+	}
+	if d, err := Open(Auto, Options{AccountOnly: true}); err != nil || !d.(*cpu.Device).Accounts() {
+		t.Errorf("%v, %v", d, err)
 	}
 	d, err := Open("cpu", Options{Fast: true})
 	if wantErr := cpu.Fast(); wantErr == nil && d.(*cpu.Device).Arithmetic().Exact() || wantErr != nil && (err == nil || !strings.Contains(err.Error(), wantErr.Error())) {

@@ -23,7 +23,7 @@ const (
 
 // programs are what has a band.
 var programs = map[string]func(d op.Device, c *Case, in Tensors) (Tensors, error){
-	"decoder_block": decoderBlock, "model_forward_backward": forwardBackward, "training_steps": trainingSteps,
+	"decoder_block": decoderBlock, "model_forward_backward": forwardBackward, "training_steps": trainingSteps, "full_training": trainingSteps,
 }
 
 // bandOf is the band of a case, whose outputs on the reference are want; nil where it has none.

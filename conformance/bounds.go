@@ -12,14 +12,14 @@ import (
 type Bound func(c *Case, in Tensors, a arithmetic) map[string][]approx
 
 // bounds are those of the operations that need not be exact on every device, by name. Data that is only moved, or drawn, or
-// quantized has no bound: it is exact everywhere. So are AdamW and its states, by which runs are resumed.
+// quantized has no bound: it is exact everywhere. So are AdamW and its states, by which runs are resumed, and Lion.
 var bounds = map[string]Bound{
 	"sum": boundSum, "grad_norm": boundGradNorm, "embedding_backward": boundEmbeddingBackward,
 	"linear": boundLinear, "linear_backward": boundLinearBackward, "quantize_linear": boundQuantizeLinear,
 	"lora_linear": boundLoRALinear, "lora_linear_backward": boundLoRALinearBackward,
 	"rmsnorm": boundRMSNorm, "rmsnorm_backward": boundRMSNormBackward,
 	"rope": boundRoPE, "rope_backward": boundRoPEBackward,
-	"add": boundAdd, "gate": boundGate, "gate_backward": boundGateBackward,
+	"add": boundAdd, "gate": boundGate, "gate_backward": boundGateBackward, "noise": boundNoise,
 	"attention": boundAttention, "attention_backward": boundAttentionBackward,
 	"head_loss": boundHeadLoss, "head_loss_backward": boundHeadLossBackward,
 }
@@ -264,6 +264,26 @@ func boundAdd(c *Case, in Tensors, a arithmetic) map[string][]approx {
 	y := make([]approx, in["a"].Len())
 	for i := range y {
 		y[i] = a.store(a.add(exactly(in["a"].F[i]), exactly(in["b"].F[i])), c.num())
+	}
+	return map[string][]approx{"y": y}
+}
+
+// boundNoise: the random numbers are exact, what is made of them is not.
+func boundNoise(c *Case, in Tensors, a arithmetic) map[string][]approx {
+	x, bounds, d := in["x"].F, in["segments"].I, in["x"].Cols()
+	y, counter, alpha := allExactly(x), noiseCounter(c), exactly(c.Float("alpha"))
+	if alpha.v == 0 {
+		return map[string][]approx{"y": y}
+	}
+	for s := 1; s < len(bounds); s++ {
+		first, last := int(bounds[s-1]), int(bounds[s])
+		size := a.mul(exactly(float32(last-first)), exactly(float32(d)))
+		m := a.div(alpha, a.function(size, math.Sqrt))
+		for i := first * d; i < last*d; i++ {
+			counter.Element = uint64(c.Int("first")*d + i)
+			u := exactly(float32(2*num.Uniform(c.seed(), counter)) - 1)
+			y[i] = a.store(a.add(y[i], a.store(a.mul(m, u), c.num())), c.num())
+		}
 	}
 	return map[string][]approx{"y": y}
 }

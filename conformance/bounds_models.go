@@ -297,5 +297,6 @@ func (d unitGradient) HeadLossBackward(at op.At, dx, dw, lse, x *op.Tensor, w op
 }
 
 func init() { // which breaks a cycle: the bounds of models are made of those of their operations
-	bounds["decoder_block"], bounds["model_forward_backward"], bounds["training_steps"] = boundBlock, boundModel, boundTraining
+	bounds["decoder_block"], bounds["model_forward_backward"] = boundBlock, boundModel
+	bounds["training_steps"], bounds["full_training"] = boundTraining, boundTraining
 }

@@ -81,8 +81,8 @@ func (r rough) loraLinearBackward(c *Case, in Tensors) Tensors {
 
 // models are cases of models and trainings, some of each kind.
 func models(t *testing.T) (cases []*Case) {
-	pattern := regexp.MustCompile(`^(decoder_block/.*nf4_dq|model_forward_backward/.*arch=(llama|qwen3).*/(packing|dropout)|training_steps/.*nf4_dq/rank=3/)`)
-	for _, name := range []string{"decoder_block", "model_forward_backward", "training_steps"} {
+	pattern := regexp.MustCompile(`^(decoder_block/.*nf4_dq|model_forward_backward/.*arch=(llama|qwen3).*/(packing|dropout)|training_steps/.*nf4_dq/rank=3/|full_training/.*arch=qwen)`)
+	for _, name := range []string{"decoder_block", "model_forward_backward", "training_steps", "full_training"} {
 		o, err := Lookup(name)
 		if err != nil {
 			t.Fatal(err)
@@ -233,6 +233,7 @@ func TestModelsBite(t *testing.T) {
 		{"decoder_block", "zeros", func(out Tensors) { clear(out["y"].F) }},
 		{"decoder_block", "too large", scale("y")},
 		{"training_steps", "a matrix that does not learn", func(out Tensors) { clear(out[matrix].F) }},
+		{"full_training", "an embedding too large", scale("model.embed_tokens.weight")},
 	} {
 		o, err := Lookup(test.operation)
 		if err != nil {

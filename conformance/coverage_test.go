@@ -25,14 +25,15 @@ var uncovered = map[string]string{
 	"quant.Explain":        "shows the steps of nf4_quantize", "quant.Float32Entry": "bnb_write", "quant.IsState": names,
 	"quant.ReadState": "bnb_read",
 
-	"op.NewPlain": constructor, "op.Arena.Alloc": memory, "op.Arena.Mark": memory, "op.Mark.Lifetime": memory, "op.Arena.Release": memory,
+	"op.NewPlain": constructor, "op.Fill": "Write, but for devices that only account for memory", "op.Arena.Alloc": memory, "op.Arena.Mark": memory, "op.Mark.Lifetime": memory, "op.Arena.Release": memory,
 	"op.Arena.Used": memory, "op.Arena.Peak": memory, "op.Arena.Parts": memory, "op.Arena.Table": memory, "op.Bytes": memory,
 	"op.Lifetime.String": names, "op.At.String": names, "op.ParseActivation": names,
 	"op.Arithmetic.Exact": "says whether a declaration is empty", "op.Tensor.View": "a part of a tensor",
-	"op.Tensor.Len": "a number of elements", "op.Weight.Out": "a number of rows", "op.Weight.In": "a number of columns",
+	"op.Tensor.Len": "a number of elements", "op.Weight.Out": "a number of rows", "op.Weight.In": "a number of columns", "op.NoiseMagnitude": "noise",
 	"op.MatMul": "linear", "op.MatMulInput": "linear_backward", "op.MatMulWeight": "linear_backward",
 
 	"lora.Config.Of": "peft_choose", "lora.Config.Check": checks, "lora.New": constructor,
+	"lora.Config.Saves": "read by llama alone, which says which tensors are trained",
 
 	"peft.Names.UnmarshalJSON": "adapter_read", "peft.Names.MarshalJSON": "adapter_write",
 	"peft.Layers.UnmarshalJSON": "adapter_read", "peft.Pattern.UnmarshalJSON": "adapter_read",
@@ -41,15 +42,17 @@ var uncovered = map[string]string{
 	"peft.Patterns.Saves":  "read by llama alone, which says which tensors an adapter replaces",
 	"peft.Names.Empty":     "says whether a field is there", "peft.Patterns.CheckUsed": "for what a person has typed",
 
-	"op.Choice.Candidates": "choose", "op.Pick": "choose", "optim.NewState8": constructor, "optim.State8.Bytes": memory, "optim.Clip": "clip_scale", "optim.Schedule.Check": checks, "optim.Pager.Used": "pager",
+	"op.Choice.Candidates": "choose", "op.Choice.Weights": "choose", "op.Pick": "choose", "optim.NewState8": constructor, "optim.State8.Bytes": memory, "optim.Clip": "clip_scale", "optim.Schedule.Check": checks, "optim.Pager.Used": "pager", "optim.Pager.Room": "pager",
+	"op.NewPages": constructor, "op.PagesOf": memory, "op.Page.Here": memory, "op.Pages.New": constructor, "op.Pages.To": files, "op.Pages.With": memory,
+	"op.Pages.Ahead": memory,
 
 	"checkpoint.Adapter.Close": files, "checkpoint.Adapter.Float32": "adapter_read", "checkpoint.Saved.Shape": "adapter_read",
 	"checkpoint.NewAdapterConfig": constructor, "checkpoint.ParseAdapterConfig": "adapter_read",
 	"checkpoint.ParseConfig": "config_shapes", "checkpoint.TokenIDs.UnmarshalJSON": "config_shapes", "checkpoint.Open": files,
 	"checkpoint.File.Close": files, "checkpoint.File.Names": "safetensors_read", "checkpoint.File.Has": "safetensors_read", "checkpoint.File.Size": memory,
 	"checkpoint.File.Tensor": "safetensors_read", "checkpoint.File.Float32": "safetensors_read",
-	"checkpoint.Widen": "safetensors_read", "checkpoint.Narrow": "safetensors_write", "checkpoint.WriteFile": files,
-	"checkpoint.WriteModel": folders, "checkpoint.CopyConfig": folders, "checkpoint.CopyBesides": folders,
+	"checkpoint.Widen": "safetensors_read", "checkpoint.Narrow": "safetensors_write", "checkpoint.WriteFile": files, "checkpoint.WriteLazy": "safetensors_write",
+	"checkpoint.WriteModel": folders, "checkpoint.CopyConfig": folders, "checkpoint.CopyConfigOf": folders, "checkpoint.CopyBesides": folders,
 	"checkpoint.OpenModel": folders, "checkpoint.OpenGGUF": files, "checkpoint.GGUF.Close": files,
 	"checkpoint.GGUF.Names": "gguf_read", "checkpoint.Model.Close": files, "checkpoint.Model.Forget": memory,
 	"checkpoint.Model.InFourBits": folders, "checkpoint.Model.OwnName": names, "checkpoint.Model.Names": folders,

@@ -55,6 +55,7 @@ const (
 	forwardNeeds  = "Quantize Embedding Linear LoRALinear RMSNorm RoPE Attention Gate Add"
 	backwardNeeds = forwardNeeds + " LinearBackward LoRALinearBackward RMSNormBackward RoPEBackward AttentionBackward GateBackward HeadLoss HeadLossBackward"
 	trainNeeds    = backwardNeeds + " GradNorm AdamW AdamW8"
+	fullNeeds     = trainNeeds + " EmbeddingBackward Copy Noise"
 )
 
 func init() {
@@ -70,6 +71,14 @@ func init() {
 				modelFormula+blockFormula),
 		model("training_steps", "train.Trainer.Step", trainNeeds, trainingSteps, trainingCases,
 			"→ loss, norm F32 [steps], and each lora_A and lora_B after the last step. "+trainFormula+modelFormula+blockFormula),
+		model("full_training", "train.Trainer.Step", fullNeeds, trainingSteps, fullCases,
+			"→ loss, norm F32 [steps], and each weight and bias after the last step, F32. The training of training_steps, but that there are no adapters: "+
+				"every input tensor of the model is trained itself, with a float32 value that begins as the input, and what is said of lora_A's and lora_B's below is "+
+				"said of these. Where the case's type is not F32, matrices "+
+				"and biases are computed with as copy makes them of their values, anew after each step; norms in float32. Gradients are dw, dbias and dtable, in "+
+				"float32. With arch=qwen2 that of model.embed_tokens.weight is the head's dw, of all micro-batches, plus the embedding's dtable, of all "+
+				"micro-batches, rounded. Norms' weights and biases have a weight_decay of 0. Where noise > 0, the embeddings go through noise in training: alpha "+
+				"noise, seed 5, purpose \"noise/embed_tokens\", layer 65535, step and first those of dropout. "+trainFormula+modelFormula+blockFormula),
 		model("resume", "train.Trainer.Load", trainNeeds, resumed, resumeCases,
 			"The training of training_steps, once straight through and once stopped after stop steps, saved in a form of its own, loaded into a new "+
 				"model and continued → differing I32 [1]: in how many elements the two ends differ, losses and norms of all steps included: 0."),
@@ -120,6 +129,7 @@ func build(d op.Device, c *Case, config llama.Config, in Tensors) (*llama.Model,
 	if c.Int("rank") > 0 {
 		o.LoRA = &lora.Config{R: c.Int("rank"), Alpha: float64(c.Int("alpha")), Dropout: c.Float("p"), Seed: 5, Float32: c.Has("branch_f32")}
 	}
+	o.Full = c.Op == "full_training"
 	m, err := llama.New(d, config, o, llama.WeightsFunc(func(name string, shape []int) ([]float32, error) {
 		return slices.Clone(in[name].F), nil
 	}))
@@ -127,6 +137,9 @@ func build(d op.Device, c *Case, config llama.Config, in Tensors) (*llama.Model,
 		return nil, err
 	}
 	m.Checkpointing = c.Has("checkpointing")
+	if c.Has("noise") {
+		m.Noise = op.Noise{Alpha: c.Float("noise"), Seed: 5}
+	}
 	for name, a := range m.Adapters() {
 		d.Write(a.A, in[name+".lora_A"].F)
 		d.Write(a.B, in[name+".lora_B"].F)
@@ -138,7 +151,7 @@ func build(d op.Device, c *Case, config llama.Config, in Tensors) (*llama.Model,
 type setup struct {
 	architecture, base    string
 	rank                  int
-	p                     float64
+	p, noise              float64
 	float32Branch         bool
 	checkpointing         bool
 	eightBit              bool
@@ -154,6 +167,9 @@ func (s setup) params() []Param {
 		Flag("branch_f32", s.float32Branch), Flag("checkpointing", s.checkpointing)}
 	if s.steps > 0 {
 		p = append(p, Int("steps", s.steps), Int("micro", s.micro), Flag("eight_bit", s.eightBit))
+	}
+	if s.noise > 0 {
+		p = append(p, Float("noise", s.noise))
 	}
 	if s.stop > 0 {
 		p = append(p, Int("stop", s.stop))
@@ -289,20 +305,17 @@ func forwardBackward(d op.Device, c *Case, in Tensors) (Tensors, error) {
 		return nil, err
 	}
 	out := Tensors{"loss": Floats(F32, losses)}
-	return out, readMatrices(d, m, out, func(a *op.Adapter) (x, y *op.Tensor) { return a.GradA, a.GradB })
+	return out, readParameters(d, m, out, func(p llama.Parameter) *op.Tensor { return p.Grad })
 }
 
-// readMatrices adds two matrices of each adapter.
-func readMatrices(d op.Device, m *llama.Model, out Tensors, which func(a *op.Adapter) (x, y *op.Tensor)) error {
-	for name, a := range m.Adapters() {
-		x, y := which(a)
-		for part, t := range map[string]*op.Tensor{".lora_A": x, ".lora_B": y} {
-			values, err := d.Read(t)
-			if err != nil {
-				return err
-			}
-			out[name+part] = Floats(F32, values, t.Rows, t.Cols)
+// readParameters adds a tensor of each parameter.
+func readParameters(d op.Device, m *llama.Model, out Tensors, which func(p llama.Parameter) *op.Tensor) error {
+	for _, p := range m.Parameters() {
+		values, err := d.Read(which(p))
+		if err != nil {
+			return err
 		}
+		out[p.Name] = Floats(F32, values, p.Shape...)
 	}
 	return nil
 }
@@ -349,7 +362,7 @@ func (r *run) until(steps int) error {
 // end is where a run has come to.
 func (r *run) end() (Tensors, error) {
 	out := Tensors{"loss": Floats(F32, r.loss), "norm": Floats(F32, r.norms)}
-	return out, readMatrices(r.d, r.m, out, func(a *op.Adapter) (x, y *op.Tensor) { return a.A, a.B })
+	return out, readParameters(r.d, r.m, out, func(p llama.Parameter) *op.Tensor { return p.Value })
 }
 
 func trainingSteps(d op.Device, c *Case, in Tensors) (Tensors, error) {
@@ -575,6 +588,19 @@ func trainingCases(m *Maker) {
 		s.steps *= 10
 		addTraining(m, Full, t, reason, s)
 	})
+}
+
+func fullCases(m *Maker) {
+	for _, t := range []DType{F32, BF16} {
+		for _, a := range architectures {
+			s := setup{architecture: a.name, base: "dense", lengths: []int{13, 8, 5}, micro: 3, steps: 3, ignored: true}
+			addTraining(m, smokeIf(a.name == "qwen2"), t, a.reason, s)
+			s.micro, s.noise = 1, 2
+			addTraining(m, smokeIf(a.name == "qwen2" || a.name == "qwen3"), t, "accumulation", s)
+			s.micro, s.checkpointing = 2, true
+			addTraining(m, Quick, t, "checkpointing", s)
+		}
+	}
 }
 
 func resumeCases(m *Maker) {

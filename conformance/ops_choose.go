@@ -15,7 +15,7 @@ func init() {
 		Formula: "logits z [1, vocab] → token I32 [1]. temperature 0: the index of the largest, the lowest of equals (−0 equals +0). Else " +
 			"candidates go from the largest down, equals by index; top_k > 0 keeps the first top_k; e_i = exp((z_i − z_max)/temperature) in their " +
 			"order, difference and quotient rounded to float32; 0 < top_p < 1 keeps them up to the first at which the running sum of e is at least " +
-			"top_p·Sum(e), all if none does; the token is the first kept one at which the running sum exceeds u·Sum(e kept), the last if none does. " +
+			"top_p·Sum(e), all if none does; min_p > 0 then keeps them up to the one before the first with e < min_p, but the first always; the token is the first kept one at which the running sum exceeds u·Sum(e kept), the last if none does. " +
 			"Running sums and both products are rounded to float32. u is the uniform (operation uniform) of seed, purpose \"choose\", layer 65535, " +
 			"the step and element 0. Sum is that of the operation sum. Logits may be infinite: −∞ is masked; where z_max is infinite, e is NaN, and " +
 			"no comparison holds. A logit that is NaN must be rejected.",
@@ -38,13 +38,20 @@ func choose(c *Case, in Tensors) (Tensors, error) {
 }
 
 func (c *Case) choice() op.Choice {
-	return op.Choice{Temperature: c.Float("temperature"), TopK: c.Int("top_k"), TopP: c.Float("top_p"), Seed: c.seed()}
+	choice := op.Choice{Temperature: c.Float("temperature"), TopK: c.Int("top_k"), TopP: c.Float("top_p"), Seed: c.seed()}
+	if c.Has("min_p") {
+		choice.MinP = c.Float("min_p")
+	}
+	return choice
 }
 
 func chooseCases(m *Maker) {
 	add := func(level Level, t DType, vocab int, choice op.Choice, step int, reason string, logits func(r *random, n int) []float32) {
 		params := []Param{Int("vocab", vocab), single("temperature", choice.Temperature), Int("top_k", choice.TopK),
 			single("top_p", choice.TopP), seed(choice.Seed), Int("step", step)}
+		if choice.MinP != 0 {
+			params = append(params, single("min_p", choice.MinP))
+		}
 		m.Add(level, t, reason, params, func(r *random) Tensors { return Tensors{"logits": Floats(t, logits(r, vocab), 1, vocab)} })
 	}
 	for _, t := range []DType{F32, BF16, F16} {
@@ -83,6 +90,7 @@ func chooseCases(m *Maker) {
 	chooseNaNs(add)
 	chooseDraws(add)
 	chooseBoundaries(add)
+	chooseMinP(add)
 	add(Quick, BF16, 32000, op.Choice{Temperature: 0.7, TopP: 0.9, Seed: 4}, 7, "large-vocabulary", scaled(3))
 	add(Quick, F32, 32003, op.Choice{Temperature: 1, Seed: 4}, 8, "large-vocabulary", scaled(1))
 	add(Quick, F32, 65537, op.Choice{}, 0, "large-vocabulary", scaled(1))
@@ -158,6 +166,40 @@ func chooseDraws(add chooser) {
 			add(Quick, F32, 5, c, step, "keeps-all", scaled(0.1))
 		}
 	}
+}
+
+// chooseMinP have candidates around the least probability that is kept.
+func chooseMinP(add chooser) {
+	// Weights are 1 and, at temperature 1, exactly min_p: they are kept; of a min_p that is a little larger they are not.
+	half := func(_ *random, n int) []float32 {
+		z := repeated(n, -0.75)
+		z[0], z[1] = 0, 0
+		return z
+	}
+	meets := num.Exp(-0.75)
+	for step := range 12 {
+		for _, t := range []DType{F32, BF16, F16} {
+			add(smokeIf(step == 3), t, 33, op.Choice{Temperature: 1, MinP: 0.3, Seed: 11}, step, "min-p", scaled(1))
+			add(Quick, t, 33, op.Choice{Temperature: 2, MinP: 0.3, Seed: 11}, step, "min-p", scaled(1))
+			add(Quick, t, 33, op.Choice{Temperature: 0.5, TopK: 9, TopP: 0.9, MinP: 0.1, Seed: 11}, step, "min-p", scaled(0.5))
+			add(Quick, t, 33, op.Choice{Temperature: 1, TopP: 0.6, MinP: 0.2, Seed: 11}, step, "min-p", scaled(0.5))
+		}
+		add(smokeIf(step == 3), F32, 12, op.Choice{Temperature: 1, MinP: meets, Seed: 12}, step, "min-p-boundary", half)
+		add(smokeIf(step == 3), F32, 12, op.Choice{Temperature: 1, MinP: math.Nextafter32(meets, 1), Seed: 12}, step, "min-p-boundary", half)
+		add(Quick, F32, 8, op.Choice{Temperature: 1, MinP: 1, Seed: 13}, step, "min-p-boundary", func(_ *random, n int) []float32 { return repeated(n, 2) })
+		add(Quick, F32, 20, op.Choice{Temperature: 1, MinP: 2, Seed: 13}, step, "min-p-first", scaled(0.1))
+		// Far more than 1/min_p equals: each is as likely as the likeliest, none has a probability of min_p.
+		add(smokeIf(step == 5), F32, 40, op.Choice{Temperature: 1, MinP: 0.25, Seed: 14}, step, "min-p", func(_ *random, n int) []float32 { return repeated(n, 1) })
+	}
+	infinite := func(_ *random, n int) []float32 {
+		z := repeated(n, 0)
+		z[2], z[4] = float32(math.Inf(1)), float32(math.Inf(-1))
+		return z
+	}
+	add(Quick, F32, 9, op.Choice{Temperature: 1, MinP: 0.1, Seed: 15}, 0, "masked", infinite)
+	add(Quick, F32, 9, op.Choice{Temperature: 1, Seed: 15}, 0, "masked", infinite)
+	add(Quick, F32, 9, op.Choice{Temperature: 1, MinP: 0.1, TopP: 0.5, Seed: 15}, 0, "masked", func(_ *random, n int) []float32 { return repeated(n, float32(math.Inf(-1))) })
+	add(Quick, F32, 9, op.Choice{MinP: 0.5}, 0, "greedy", scaled(1))
 }
 
 // chooseBoundaries are draws that fall on an edge.

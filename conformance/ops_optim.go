@@ -64,7 +64,7 @@ func init() {
 			return with8(Tensors{"p": p}, s), nil
 		},
 		Device: func(b *Bench, in Tensors) Tensors {
-			p, s := b.State("p", in["p"]), b.Device.NewState8("conformance/state", in["p"].Len())
+			p, s := b.State("p", in["p"]), b.Device.NewState8(op.Run, "conformance/state", in["p"].Len())
 			b.Device.WriteState8(s, state8Of(in))
 			b.Device.AdamW8(Place, p, s, b.Tensor("g", in["g"]), b.Tensor("scalars", in["scalars"]), b.Tensor("norm", in["norm"]))
 			after, err := b.Device.ReadState8(s)

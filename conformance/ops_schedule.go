@@ -14,8 +14,10 @@ func init() {
 			Name: "learning_rate", Of: "optim.Schedule.LR",
 			Formula: "steps I32 [n], each a number of optimizer steps taken; kind, peak, warmup, of: the steps of the whole course → lr U8 [n, 8]: " +
 				"for each step a float64, little-endian. kind constant: peak, whatever warmup is. The others: peak·(step/warmup) where step < " +
-				"warmup, from there on constant_with_warmup: peak; linear: peak·x, x = max(0, (of − step)/max(1, of − warmup)); cosine: peak·s², s " +
-				"the correctly rounded float32 sine of round32(π/2·x). All but s in float64, each step rounded. Another kind must be rejected.",
+				"warmup, from there on constant_with_warmup: peak; linear: peak·x, x = max(0, (of − step)/max(1, of − warmup)); cosine and " +
+				"cosine_with_restarts: peak·s², s the correctly rounded float32 sine of round32(π/2·x); polynomial: (peak − e)·x + e, e = min(peak, 1e-7); " +
+				"inverse_sqrt: peak/√((step − warmup + w)/w), w = warmup, but 10000 for a warmup of 0. All but s in float64, each step rounded. Another " +
+				"kind must be rejected.",
 			Cases: learningRateCases,
 			Reference: func(c *Case, in Tensors) (Tensors, error) {
 				s := optim.Schedule{Kind: c.Param("kind"), Warmup: c.Int("warmup"), Steps: c.Int("of")}
@@ -57,8 +59,8 @@ func init() {
 		},
 		&Operation{
 			Name: "pager", Of: "optim.Pager.Use",
-			Formula: "uses I32 [n]: pages in the order of their use; bytes I32 [pages]; cap → in I32 [n]: 1 where the page " +
-				"has to be brought in; out I32: the pages that leave, in order: " +
+			Formula: "uses I32 [n]: pages in the order of their use; a use u < 0 is of no page, but sets cap to −1 − u; bytes I32 [pages]; cap → in I32 " +
+				"[n]: 1 where the page has to be brought in; out I32: the pages that leave, in order: " +
 				"the least recently used ones, only as many as must; used I32 [n]: the bytes there after each use. A page " +
 				"larger than cap is an error.",
 			Cases:     pagerCases,
@@ -76,7 +78,7 @@ func learningRateCases(m *Maker) {
 		m.Add(level, "", reason, []Param{Text("kind", kind), Float("peak", peak), Int("warmup", warmup), Int("of", of), Int("n", len(steps))},
 			func(*random) Tensors { return Tensors{"steps": Ints(steps)} })
 	}
-	for _, kind := range []string{"constant", "constant_with_warmup", "linear", "cosine"} {
+	for _, kind := range []string{"constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"} {
 		for _, peak := range []float64{2e-4, 1e-3, 0.1} {
 			for _, c := range [][2]int{{0, 1}, {0, 10}, {1, 10}, {3, 10}, {10, 10}, {0, 1000}, {100, 1875}, {30, 7}} {
 				level := Quick
@@ -91,7 +93,8 @@ func learningRateCases(m *Maker) {
 			}
 		}
 	}
-	add(Quick, "polynomial", 1e-3, 1, 10, "unknown")
+	add(Quick, "polynomial", 1e-8, 1, 10, "limit")
+	add(Quick, "exponential", 1e-3, 1, 10, "unknown")
 }
 
 func scalarsCases(m *Maker) {
@@ -145,6 +148,17 @@ func pagerCases(m *Maker) {
 	for range 3 {
 		add(Quick, 50, 20, 60, "too-large")
 	}
+	for _, pages := range []int{5, 20} {
+		m.Add(Smoke, "", "room", []Param{Int("n", 300), Int("pages", pages), Int("cap", 1000)}, func(r *random) Tensors {
+			uses := r.indices(300, pages)
+			for i := range uses {
+				if r.below(10) == 0 {
+					uses[i] = -1 - int32(100+r.below(900))
+				}
+			}
+			return Tensors{"uses": Ints(uses), "bytes": Ints(r.indices(pages, 100))}
+		})
+	}
 }
 
 func pager(c *Case, in Tensors) (Tensors, error) {
@@ -152,11 +166,17 @@ func pager(c *Case, in Tensors) (Tensors, error) {
 	index := map[string]int32{}
 	brought, left, used := []int32{}, []int32{}, []int32{}
 	for _, page := range in["uses"].I {
-		name := string(rune('A' + page))
-		index[name] = page
-		comes, out, err := p.Use(name, int64(in["bytes"].I[page]))
-		if err != nil {
-			return nil, err
+		var comes bool
+		var out []string
+		if page < 0 {
+			out = p.Room(int64(-1 - page))
+		} else {
+			name := string(rune('A' + page))
+			index[name] = page
+			var err error
+			if comes, out, err = p.Use(name, int64(in["bytes"].I[page])); err != nil {
+				return nil, err
+			}
 		}
 		if brought = append(brought, 0); comes {
 			brought[len(brought)-1] = 1

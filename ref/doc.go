@@ -6,7 +6,7 @@
 //  3. op: one operation a file, forward beside backward, and the Device interface that all of them stand behind.
 //  4. lora: adapters, and how they begin; lora/peft: which modules have one.
 //  5. llama: the decoder as a composition of operations, its backward pass, generation.
-//  6. optim: AdamW in 32 and 8 bits, clipping, schedules, paging.
+//  6. optim: AdamW in 32 and 8 bits, Lion, clipping, schedules, paging.
 //  7. train: one training step, and a run that can be stopped and resumed without a trace.
 //  8. checkpoint: the bytes on disk.
 //

@@ -12,7 +12,7 @@ import (
 // GradNorm: the Sum of each tensor's squares, the Sum of those, the root (optim.Norm). Threads take runs of a tensor's Sum.
 func (d *Device) GradNorm(at op.At, norm *op.Tensor, grads []*op.Tensor) {
 	op.CheckGradNorm(at, norm)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return ofSums(grads) }, func() error {
 		squares := make([]float32, len(grads))
 		for i, g := range grads {
 			squares[i] = d.sumOfSquares(of(g))
@@ -20,6 +20,13 @@ func (d *Device) GradNorm(at op.At, norm *op.Tensor, grads []*op.Tensor) {
 		of(norm).put(d.kernel, []float32{float32(math.Sqrt(float64(d.sum(squares))))})
 		return nil
 	})
+}
+
+func ofSums(tensors []*op.Tensor) (w workspace) {
+	for _, t := range tensors {
+		w.each[slotX] = max(w.each[slotX], min(longestSum, t.Len()))
+	}
+	return w
 }
 
 func (d *Device) sumOfSquares(x values) float32 {
@@ -39,21 +46,20 @@ func (d *Device) sumOfSquares(x values) float32 {
 // AdamW goes once through the memory of p, m, v and g.
 func (d *Device) AdamW(at op.At, p, m, v, g, scalars, norm *op.Tensor) {
 	op.CheckAdamW(at, p, m, v, g)
-	d.do(at, func() error {
+	d.paged(at, func() {
 		s := of(scalars).full
 		clip := optim.Clip(s, of(norm).full[0])
 		d.elements(p.Len(), func(_ *scratch, i, j int) {
 			d.kernel.AdamW(of(p).full[i:j], of(m).full[i:j], of(v).full[i:j], of(g).full[i:j], s, clip)
 		})
-		return nil
-	})
+	}, m.Handle, v.Handle)
 }
 
 // AdamW8 dequantizes the moments block by block, moves them, and quantizes them again.
 func (d *Device) AdamW8(at op.At, p *op.Tensor, s *op.State8, g, scalars, norm *op.Tensor) {
 	op.CheckAdamW8(at, p, g)
-	d.do(at, func() error {
-		sc, x := of(scalars).full, s.Handle.(*optim.State8)
+	d.paged(at, func() {
+		sc, x := of(scalars).full, state8(s)
 		clip := optim.Clip(sc, of(norm).full[0])
 		const blocks = piece / optim.Blocksize8
 		d.spread(ceil(p.Len(), optim.Blocksize8), blocks, p.Len(), func(w *scratch, b0, b1 int) {
@@ -65,8 +71,7 @@ func (d *Device) AdamW8(at op.At, p *op.Tensor, s *op.State8, g, scalars, norm *
 			requantize8(d.kernel, x.M[i:j], x.AbsmaxM[b0:b1], m, signed)
 			requantize8(d.kernel, x.V[i:j], x.AbsmaxV[b0:b1], v, unsigned)
 		})
-		return nil
-	})
+	}, s.Handle)
 }
 
 // requantize8 quantizes blocks of 8-bit moments.

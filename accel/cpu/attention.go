@@ -15,11 +15,12 @@ import (
 func (d *Device) Attention(at op.At, y, stats, q, k, v *op.Tensor, segmentsQ, segmentsKV *op.Ints, bias *op.Tensor, s op.AttentionShape) {
 	op.CheckAttention(at, y, stats, q, k, v, segmentsQ, segmentsKV, bias, s)
 	s.T = q.DType
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forAttention(q, k, segmentsQ, segmentsKV, s) }, func() error {
 		if err := checkSegments(segmentsQ, q.Rows, segmentsKV, k.Rows); err != nil {
 			return err
 		}
-		if !d.finite(q, k, v) {
+		// Behind the last segment is the room of a cache, which may be long.
+		if n := int(ints(segmentsKV)[segmentsKV.Len-1]); !d.finite(q, k.View(0, n), v.View(0, n)) {
 			out, kept := make([]float32, y.Len()), make([]float32, stats.Len())
 			op.Attention(out, kept, d.all(q), d.all(k), d.all(v), ints(segmentsQ), ints(segmentsKV), d.all(bias), s)
 			of(y).put(d.kernel, out)
@@ -52,7 +53,7 @@ func (d *Device) Attention(at op.At, y, stats, q, k, v *op.Tensor, segmentsQ, se
 func (d *Device) AttentionBackward(at op.At, dq, dk, dv, dbias, dy, q, k, v, stats *op.Tensor, segmentsQ, segmentsKV *op.Ints, bias *op.Tensor, s op.AttentionShape) {
 	op.CheckAttentionBackward(at, dq, dk, dv, dbias, dy, q, k, v, segmentsQ, segmentsKV, bias)
 	s.T = q.DType
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forAttentionBackward(q, k, segmentsQ, segmentsKV, s) }, func() error {
 		if err := checkSegments(segmentsQ, q.Rows, segmentsKV, k.Rows); err != nil {
 			return err
 		}
@@ -75,6 +76,48 @@ func (d *Device) AttentionBackward(at op.At, dq, dk, dv, dbias, dy, q, k, v, sta
 		d.addAll(dv, sumV)
 		return nil
 	})
+}
+
+// forAttention is enough for every segment. Bounds that are wrong are found when it runs; until then no segment is longer than its tensor.
+func (d *Device) forAttention(q, k *op.Tensor, segmentsQ, segmentsKV *op.Ints, s op.AttentionShape) (w workspace) {
+	for g := range segmentsQ.Len - 1 {
+		a := d.attention(s, segment(segmentsQ, g).within(q), segment(segmentsKV, g).within(k), nil)
+		w = w.and(a.forScores())
+	}
+	return w
+}
+
+func (d *Device) forAttentionBackward(q, k *op.Tensor, segmentsQ, segmentsKV *op.Ints, s op.AttentionShape) (w workspace) {
+	for g := range segmentsQ.Len - 1 {
+		a := d.attention(s, segment(segmentsQ, g).within(q), segment(segmentsKV, g).within(k), nil)
+		w = w.and(a.forScores()).and(a.forBackward())
+	}
+	w.shared[slotX], w.shared[slotY] = k.Len(), k.Len()
+	return w
+}
+
+// forScores is what a segment takes in both directions: packed heads, and blocks of scores.
+func (a *attention) forScores() (w workspace) {
+	k, dim := a.kernel, a.s.Dim
+	rows := roundUp(min(a.stepRows, a.queries.n), k.MR)
+	w.shared[slotU], w.shared[slotV] = a.packedHeads(false), a.packedHeads(true)
+	w.each[slotX] = a.stepRows * a.stride
+	w.each[slotA] = rows * min(blockK, max(dim, a.keys.n))
+	w.each[slotC] = a.stepRows * roundUp(dim, k.NR)
+	w.each[slotLines] = max(k.NR*min(blockK, dim), k.MR*min(blockK, a.keys.n), linesDown*max(dim, keysTogether))
+	return w
+}
+
+// forBackward is what a segment takes backward besides.
+func (a *attention) forBackward() (w workspace) {
+	k, width := a.kernel, roundUp(a.s.Dim, a.kernel.NR)
+	height := roundUp(min(keysTogether, a.keys.n), k.MR)
+	kept := inFloats(a.s.T, a.s.KVHeads*min(a.chunk()*a.stepRows, a.queries.n)*a.stride)
+	w.shared[slotA], w.shared[slotB], w.shared[slotW] = kept, kept, a.packedHeads(false)
+	w.each[slotY], w.each[slotZ] = a.stepRows*a.stride, max(a.stride, a.s.Dim)
+	w.each[slotA] = height * min(blockK, a.queries.n)
+	w.each[slotB], w.each[slotC] = width*min(blockK, a.queries.n), height*width
+	return w
 }
 
 func (d *Device) plainAttentionBackward(dq, dk, dv, dbias, dy, q, k, v, stats *op.Tensor, segmentsQ, segmentsKV *op.Ints, bias *op.Tensor, s op.AttentionShape) {
@@ -134,6 +177,9 @@ func (d *Device) addAll(t *op.Tensor, sum []float32) {
 // span is a segment's first row and number of rows.
 type span struct{ first, n int }
 
+// within is s, or as much of it as a tensor can have.
+func (s span) within(t *op.Tensor) span { return span{s.first, max(0, min(s.n, t.Rows))} }
+
 func segment(bounds *op.Ints, i int) span {
 	b := ints(bounds)
 	return span{int(b[i]), int(b[i+1] - b[i])}
@@ -159,8 +205,10 @@ type attention struct {
 // headPanels are a head's panels, one for each block of k.
 type headPanels []panels
 
-// The block of queries is as high as some tiles of either instruction set.
-const blockQueries = 48
+const (
+	blockQueries = 48 // as high as some tiles of either instruction set
+	keysTogether = 96 // keys whose gradients a task sums
+)
 
 func (d *Device) attention(s op.AttentionShape, queries, keys span, bias *op.Tensor) *attention {
 	return &attention{d: d, kernel: d.kernel, s: s, queries: queries, keys: keys, bias: d.all(bias),
@@ -204,16 +252,27 @@ func (a *attention) seen(r rows) (from, to int) {
 
 func (a *attention) packKeys() { a.keysAlong = a.d.packHeads(a, a.k, slotU) }
 
+// panels are the lanes and the depth of a head's panels: keys by dimensions, or, with keys as k, dimensions by keys.
+func (a *attention) panels(down bool) (lanes, depth int) {
+	if down {
+		return a.s.Dim, a.keys.n
+	}
+	return a.keys.n, a.s.Dim
+}
+
+// packedHeads is how many elements all heads' panels have.
+func (a *attention) packedHeads(down bool) int {
+	lanes, depth := a.panels(down)
+	return max(1, a.s.KVHeads*roundUp(lanes, a.kernel.NR)*depth)
+}
+
 // packHeads packs a segment's keys or values, head by head.
 func (d *Device) packHeads(a *attention, x matrix, slot int) []headPanels {
 	k, dim, nr := d.kernel, a.s.Dim, d.kernel.NR
 	heads := make([]headPanels, a.s.KVHeads)
-	lanes, depth := a.keys.n, dim
-	if x.down {
-		lanes, depth = dim, a.keys.n
-	}
+	lanes, depth := a.panels(x.down)
 	padded := roundUp(lanes, nr)
-	all := d.shared.floats(slot, max(1, len(heads)*padded*depth))
+	all := d.shared.floats(slot, a.packedHeads(x.down))
 	d.tasks(len(heads), func(w *scratch, h int) {
 		for from := 0; from < depth; from += blockK {
 			n := min(blockK, depth-from)
@@ -356,14 +415,18 @@ func (a *attention) backward(dq values, dbias, sumK, sumV []float32) {
 		a.nothing(dq)
 		return
 	}
-	// A chunk is as many blocks of queries as keep P and dS of a head of each group within some memory.
-	const kept = 16 << 20 // elements
-	chunk := max(1, kept/(2*a.s.KVHeads*a.stepRows*a.stride))
+	chunk := a.chunk()
 	for g := range a.s.Heads / a.s.KVHeads {
 		for first := 0; first < a.blocks(); first += chunk {
 			a.chunkBackward(dq, dbias, sumK, sumV, g, first, min(chunk, a.blocks()-first))
 		}
 	}
+}
+
+// chunk is of how many blocks of queries P and dS of a head of each group are kept at a time: as many as some memory holds.
+func (a *attention) chunk() int {
+	const kept = 16 << 20 // elements
+	return max(1, kept/(2*a.s.KVHeads*a.stepRows*a.stride))
 }
 
 // nothing adds zeros to dq, for queries that see no keys.
@@ -398,11 +461,10 @@ func (a *attention) chunkBackward(dq values, dbias, sumK, sumV []float32, g, fir
 		h := task % a.s.KVHeads
 		a.rowsBackward(w, a.rows(h*group+g, first+task/a.s.KVHeads), dq, dbias, ps[h], dss[h], begin)
 	})
-	const together = 96 // keys whose gradients a task sums
-	keyBlocks := ceil(a.keys.n, together)
+	keyBlocks := ceil(a.keys.n, keysTogether)
 	a.d.tasks(a.s.KVHeads*keyBlocks, func(w *scratch, task int) {
-		h, j := task%a.s.KVHeads, task/a.s.KVHeads*together
-		count := min(together, a.keys.n-j)
+		h, j := task%a.s.KVHeads, task/a.s.KVHeads*keysTogether
+		count := min(keysTogether, a.keys.n-j)
 		a.sumOverQueries(w, sumK, dss[h], a.q, h, h*group+g, j, count, begin, n)
 		a.sumOverQueries(w, sumV, ps[h], a.dy, h, h*group+g, j, count, begin, n)
 	})

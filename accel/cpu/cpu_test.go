@@ -54,11 +54,11 @@ func TestMemory(t *testing.T) {
 
 // The first error sticks, with its place; later calls do nothing.
 func TestFirstError(t *testing.T) {
-	d := opened(t, Options{Cap: 1000})
+	d := opened(t, Options{Cap: 1 << 20, Threads: 2})
 	y, table, ids := filled(d, op.Run, 0, 0), filled(d, op.Run, 1, 2, 3), d.NewInts(op.Run, "test/ids", 2)
 	d.WriteInts(ids, []int32{1, 3})
 	d.Embedding(here, y, table, ids)
-	d.New(op.Step, "test/large", num.Float32, 1000, 1)
+	d.New(op.Step, "test/large", num.Float32, 1<<20, 1)
 	d.Add(here, y, y, y)
 	_, err := d.Read(y)
 	if err == nil || !strings.HasPrefix(err.Error(), "layers.2.test: ") || !strings.Contains(err.Error(), "token id 3 at 1") || err != d.Sync() {

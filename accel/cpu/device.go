@@ -36,7 +36,11 @@ type Device struct {
 	shared  scratch    // what the threads of an operation share
 	left    panels     // what the last product packed of its left operand
 	fast    bool
+	pages   *op.Pages
+	flight  *flight // the page that is being brought in ahead of its use, if any
 	err     error
+
+	accountOnly bool
 
 	growing  sync.Mutex // of workspace
 	overflow error      // growing went over the cap
@@ -50,12 +54,18 @@ type Options struct {
 	Threads int         // 0 is runtime.GOMAXPROCS
 	Kernel  *kernel.Set // nil is what kernel.Choose gives
 	Fast    bool        // products of bfloat16 within bounds, by AVX512-BF16 (fast.go)
+
+	// AccountOnly makes a device whose arena counts what the other would hold, for the same calls, and that holds no values and computes
+	// nothing: what is read is zeros.
+	AccountOnly bool
 }
 
 // New is a device.
 func New(o Options) (*Device, error) {
-	d := &Device{kernel: o.Kernel, arena: op.Arena{Cap: o.Cap}, marks: map[op.Mark]top{}}
+	d := &Device{kernel: o.Kernel, arena: op.Arena{Cap: o.Cap}, marks: map[op.Mark]top{}, accountOnly: o.AccountOnly}
 	d.shared.d = d
+	d.pages = op.NewPages(&d.arena)
+	d.pages.AccountOnly = o.AccountOnly
 	if d.kernel == nil {
 		k, err := kernel.Choose()
 		if err != nil {
@@ -88,10 +98,15 @@ func (d *Device) SetThreads(n int) (before int) {
 func (d *Device) Name() string                                 { return "cpu" }
 func (d *Device) Supports(operation string, t num.DType) error { return nil }
 func (d *Device) Arena() *op.Arena                             { return &d.arena }
-func (d *Device) Sync() error                                  { return d.err }
 func (d *Device) Record(key string, f func())                  { f() }
-func (d *Device) BringIn(t *op.Tensor)                         {}
-func (d *Device) SendOut(t *op.Tensor)                         {}
+
+func (d *Device) Sync() error {
+	d.land()
+	return d.err
+}
+
+// Accounts says whether the device only accounts for memory: see op.Fill.
+func (d *Device) Accounts() bool { return d.accountOnly }
 
 // Describe says what computes: the kernels and the threads.
 func (d *Device) Describe() string {
@@ -103,11 +118,14 @@ func (d *Device) Describe() string {
 }
 
 func (d *Device) Write(t *op.Tensor, x []float32) {
+	if d.accountOnly {
+		return
+	}
 	op.CheckWrite(t, x)
-	if d.err == nil {
+	d.with(true, func() {
 		to := of(t)
 		d.elements(len(x), func(_ *scratch, i, j int) { to.part(i, j).put(d.kernel, x[i:j]) })
-	}
+	}, t.Handle)
 }
 
 func (d *Device) WriteInts(t *op.Ints, x []int32) {
@@ -118,8 +136,8 @@ func (d *Device) WriteInts(t *op.Ints, x []int32) {
 }
 
 func (d *Device) Zero(t *op.Tensor) {
-	if d.err == nil {
-		of(t).zero()
+	if !d.accountOnly {
+		d.with(true, func() { of(t).zero() }, t.Handle)
 	}
 }
 
@@ -128,8 +146,10 @@ func (d *Device) Read(t *op.Tensor) ([]float32, error) {
 		return nil, d.err
 	}
 	x := make([]float32, t.Len())
-	of(t).get(d.kernel, x)
-	return x, nil
+	if !d.accountOnly {
+		d.with(false, func() { of(t).get(d.kernel, x) }, t.Handle)
+	}
+	return x, d.err
 }
 
 func (d *Device) ReadInts(t *op.Ints) ([]int32, error) {
@@ -147,9 +167,11 @@ func (d *Device) NewQuantized(name string, w *quant.Tensor) *op.Quantized {
 	return q
 }
 
-func (d *Device) NewState8(name string, n int) *op.State8 {
+func (d *Device) NewState8(life op.Lifetime, name string, n int) *op.State8 {
 	s := &op.State8{Name: name, Len: n}
-	if x := optim.NewState8(n); d.account(op.Run, name, x.Bytes()) {
+	if life == op.Paged {
+		s.Handle = d.page(name, n, true)
+	} else if x := optim.NewState8(n); d.account(life, name, x.Bytes()) {
 		s.Handle = x
 	}
 	return s
@@ -159,9 +181,7 @@ func (d *Device) WriteState8(s *op.State8, x *optim.State8) {
 	if len(x.M) != s.Len {
 		panic(fmt.Sprintf("cpu: 8-bit state of %d values written to %s, which has %d", len(x.M), s.Name, s.Len))
 	}
-	if d.err == nil {
-		copyState8(s.Handle.(*optim.State8), x)
-	}
+	d.with(true, func() { copyState8(state8(s), x) }, s.Handle)
 }
 
 func (d *Device) ReadState8(s *op.State8) (*optim.State8, error) {
@@ -169,8 +189,8 @@ func (d *Device) ReadState8(s *op.State8) (*optim.State8, error) {
 		return nil, d.err
 	}
 	x := optim.NewState8(s.Len)
-	copyState8(x, s.Handle.(*optim.State8))
-	return x, nil
+	d.with(false, func() { copyState8(x, state8(s)) }, s.Handle)
+	return x, d.err
 }
 
 func copyState8(to, from *optim.State8) {
@@ -180,12 +200,21 @@ func copyState8(to, from *optim.State8) {
 	copy(to.AbsmaxV, from.AbsmaxV)
 }
 
-// do runs an operation unless an earlier one failed, and keeps its error with its place.
+// do runs an operation that goes by pieces, unless an earlier one failed, and keeps its error with its place.
 func (d *Device) do(at op.At, f func() error) {
+	d.within(at, func() workspace { return workspace{} }, f)
+}
+
+// within is do for an operation that takes more workspace than pieces, which need says once it is to run.
+func (d *Device) within(at op.At, need func() workspace, f func() error) {
 	if d.err != nil {
 		return
 	}
-	if err := cmp.Or(f(), d.overflow); err != nil {
+	err := d.reserve(need().and(ofRows(piece)))
+	if err == nil && !d.accountOnly {
+		err = cmp.Or(f(), d.overflow)
+	}
+	if err != nil {
 		d.err = fmt.Errorf("%v: %w", at, err)
 	}
 }

@@ -5,7 +5,7 @@ import "qlora/ref/op"
 // Embedding copies row ids[i] of the table to row i of y, rounded to y's type.
 func (d *Device) Embedding(at op.At, y, table *op.Tensor, ids *op.Ints) {
 	op.CheckEmbedding(at, y, table, ids)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return ofRows(y.Cols) }, func() error {
 		if err := op.CheckIndices(ids.Name, ints(ids), table.Rows, "token id", false); err != nil {
 			return err
 		}

@@ -16,7 +16,7 @@ const keptLogits = 64 << 20
 // Tokens with ignored labels have no logits computed.
 func (d *Device) HeadLoss(at op.At, loss, lse, x *op.Tensor, w op.Weight, labels *op.Ints) {
 	op.CheckHeadLoss(at, loss, lse, x)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forLogits(x, w, labels) }, func() error {
 		of(loss).zero()
 		of(lse).zero()
 		return d.eachLogits(x, w, labels, func(c chunk) {
@@ -38,7 +38,7 @@ func (d *Device) HeadLoss(at op.At, loss, lse, x *op.Tensor, w op.Weight, labels
 //	dz = round(g·(exp(z − lse) − [j = label])),  dx += round(dz·W),  dW += dzᵀ·x, tokens ascending
 func (d *Device) HeadLossBackward(at op.At, dx, dw, lse, x *op.Tensor, w op.Weight, labels *op.Ints, g *op.Tensor) {
 	op.CheckHeadLossBackward(at, dx, dw, x, g)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forHeadLossBackward(dx, dw, x, w, labels) }, func() error {
 		return d.eachLogits(x, w, labels, func(c chunk) {
 			d.tasks(len(c.tokens), func(s *scratch, i int) {
 				k, token := d.kernel, c.tokens[i]
@@ -90,7 +90,7 @@ func (d *Device) eachLogits(x *op.Tensor, w op.Weight, labels *op.Ints, f func(c
 			counted = append(counted, i)
 		}
 	}
-	most := max(keptLogits/(vocab*t.Size()), 1)
+	most := mostLogits(vocab, t)
 	for len(counted) > 0 {
 		n := min(most, len(counted))
 		c := chunk{tokens: counted[:n]}
@@ -101,6 +101,47 @@ func (d *Device) eachLogits(x *op.Tensor, w op.Weight, labels *op.Ints, f func(c
 		f(c)
 	}
 	return nil
+}
+
+// mostLogits is of how many tokens logits exist at a time.
+func mostLogits(vocab int, t num.DType) int { return max(keptLogits/(vocab*t.Size()), 1) }
+
+// forLogits is what eachLogits takes, whether the tokens whose labels count follow each other or are gathered, and each row of logits.
+func (d *Device) forLogits(x *op.Tensor, w op.Weight, labels *op.Ints) workspace {
+	vocab, t := w.Out(), x.DType
+	var need workspace
+	for _, n := range chunksOf(labels, w, x) {
+		chunk := d.forProduct(n, vocab, x.Cols, blocksize(w))
+		chunk.shared[slotZ], chunk.shared[slotV] = inFloats(t, n*vocab), inFloats(t, n*x.Cols)
+		need = need.and(chunk)
+	}
+	need.each[slotX] = max(need.each[slotX], vocab)
+	return need
+}
+
+func (d *Device) forHeadLossBackward(dx, dw, x *op.Tensor, w op.Weight, labels *op.Ints) workspace {
+	need := d.forLogits(x, w, labels)
+	for _, n := range chunksOf(labels, w, x) {
+		if dx != nil {
+			need = need.and(d.forProduct(n, x.Cols, w.Out(), blocksize(w)))
+		}
+		if dw != nil {
+			need = need.and(d.forProduct(w.Out(), x.Cols, n, 0))
+		}
+	}
+	return need
+}
+
+// chunksOf is how many tokens a chunk has: all but the last, and that. Either can take more than the other, for a product of fewer rows packs
+// more of each.
+func chunksOf(labels *op.Ints, w op.Weight, x *op.Tensor) []int {
+	counted, most := 0, mostLogits(w.Out(), x.DType)
+	for _, l := range ints(labels) {
+		if l != op.IgnoredLabel {
+			counted++
+		}
+	}
+	return []int{min(counted, most), counted % most}
 }
 
 // gathered is the rows of x of some tokens: x's own memory if they follow each other.

@@ -1,14 +1,33 @@
 package cpu
 
-import "qlora/ref/op"
+import (
+	"qlora/ref/op"
+	"qlora/ref/quant"
+)
 
 // Linear is one product; the bias joins each row before it is rounded.
 func (d *Device) Linear(at op.At, y, x *op.Tensor, w op.Weight, bias *op.Tensor) {
 	op.CheckLinear(at, y, x, w, bias)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forLinear(x, w, bias) }, func() error {
 		d.linear(y, matrixOf(x), weightOf(w, x.DType), bias, false)
 		return nil
 	})
+}
+
+func (d *Device) forLinear(x *op.Tensor, w op.Weight, bias *op.Tensor) workspace {
+	need := d.forProduct(x.Rows, w.Out(), w.In(), blocksize(w))
+	if bias != nil {
+		need.shared[slotX] = bias.Cols
+	}
+	return need
+}
+
+// blocksize is that of a 4-bit weight, 0 of another.
+func blocksize(w op.Weight) int {
+	if w.Quantized == nil {
+		return 0
+	}
+	return w.Quantized.Handle.(*quant.Tensor).Blocksize
 }
 
 // linear: y = round(x·Wᵀ + bias). again says that x is that of the product before.
@@ -30,7 +49,7 @@ func (d *Device) linear(y *op.Tensor, x, w matrix, bias *op.Tensor, again bool) 
 // LinearBackward is a product for dx, which sums over outputs, and one for dw, over tokens.
 func (d *Device) LinearBackward(at op.At, dx, dw, dbias, dy, x *op.Tensor, w op.Weight) {
 	op.CheckLinearBackward(at, dx, dw, dbias, dy, x, w)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forLinearBackward(dx, dw, x, w) }, func() error {
 		if dx != nil {
 			d.gradientOfInput(dx, matrixOf(dy), weightOf(w, x.DType))
 		}
@@ -42,6 +61,16 @@ func (d *Device) LinearBackward(at op.At, dx, dw, dbias, dy, x *op.Tensor, w op.
 		}
 		return nil
 	})
+}
+
+func (d *Device) forLinearBackward(dx, dw, x *op.Tensor, w op.Weight) (need workspace) {
+	if dx != nil {
+		need = d.forProduct(x.Rows, w.In(), w.Out(), blocksize(w))
+	}
+	if dw != nil {
+		need = need.and(d.forProduct(w.Out(), w.In(), x.Rows, 0))
+	}
+	return need
 }
 
 // gradientOfInput: dx = round(dx + round(dy·W)).

@@ -20,7 +20,7 @@ func branch(a *op.Adapter, t num.DType) num.DType {
 //	y = round_T(y + round_T(round_R(s·round_R(u·round_R(B)ᵀ))))
 func (d *Device) LoRALinear(at op.At, y, u, x *op.Tensor, w op.Weight, bias *op.Tensor, a *op.Adapter) {
 	op.CheckLoRALinear(at, y, u, x, w, bias, a)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forLoRALinear(x, w, bias, a) }, func() error {
 		d.linear(y, matrixOf(x), weightOf(w, x.DType), bias, false)
 		r := branch(a, x.DType)
 		d.linear(u, d.dropped(at, x, a, r), rounded(a.A, r), nil, a.Dropout.P == 0 && r == x.DType)
@@ -36,6 +36,20 @@ func (d *Device) LoRALinear(at op.At, y, u, x *op.Tensor, w op.Weight, bias *op.
 	})
 }
 
+func (d *Device) forLoRALinear(x *op.Tensor, w op.Weight, bias *op.Tensor, a *op.Adapter) workspace {
+	return d.forLinear(x, w, bias).and(d.forDropped(x, a)).
+		and(d.forProduct(x.Rows, a.A.Rows, w.In(), 0)).
+		and(d.forProduct(x.Rows, w.Out(), a.A.Rows, 0))
+}
+
+// forDropped is what dropped takes.
+func (d *Device) forDropped(x *op.Tensor, a *op.Adapter) (w workspace) {
+	if a.Dropout.P != 0 {
+		w.shared[slotY] = inFloats(branch(a, x.DType), x.Len())
+	}
+	return w
+}
+
 // LoRALinearBackward adds (op.LinearBackward, op.LoRABackward)
 //
 //	dx += round(dy·W), then the branch's round_T(mask(dx')),  dx' = round_R(du·round_R(A))
@@ -43,7 +57,7 @@ func (d *Device) LoRALinear(at op.At, y, u, x *op.Tensor, w op.Weight, bias *op.
 //	dA += duᵀ·x',  du = round_R(dv·round_R(B))
 func (d *Device) LoRALinearBackward(at op.At, dx, dy, u, x *op.Tensor, w op.Weight, a *op.Adapter) {
 	op.CheckLoRALinearBackward(at, dx, dy, u, x, w, a)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return d.forLoRALinearBackward(dx, dy, u, x, w, a) }, func() error {
 		if dx != nil {
 			d.gradientOfInput(dx, matrixOf(dy), weightOf(w, x.DType))
 		}
@@ -63,6 +77,22 @@ func (d *Device) LoRALinearBackward(at op.At, dx, dy, u, x *op.Tensor, w op.Weig
 		}
 		return nil
 	})
+}
+
+func (d *Device) forLoRALinearBackward(dx, dy, u, x *op.Tensor, w op.Weight, a *op.Adapter) workspace {
+	tokens, out, in, rank, r := x.Rows, w.Out(), w.In(), a.A.Rows, branch(a, x.DType)
+	need := d.forLinearBackward(dx, nil, x, w).and(d.forDropped(x, a)).and(d.forProduct(tokens, rank, out, 0))
+	need.shared[slotV], need.shared[slotU] = inFloats(r, dy.Len()), inFloats(r, u.Len())
+	if a.GradB != nil {
+		need = need.and(d.forProduct(out, rank, tokens, 0))
+	}
+	if a.GradA != nil {
+		need = need.and(d.forProduct(rank, in, tokens, 0))
+	}
+	if dx != nil {
+		need = need.and(d.forProduct(tokens, in, rank, 0))
+	}
+	return need
 }
 
 // rows stores rows of c in v, which has so many columns.

@@ -23,6 +23,18 @@ const (
 	alignment = 64 // of every tensor: a cache line, and the widest register
 )
 
+// trim gives slabs back in which nothing lies.
+func (h *heap) trim() {
+	keep := h.top.slab
+	if h.top.used > 0 {
+		keep++
+	}
+	if keep < len(h.slabs) {
+		clear(h.slabs[keep:])
+		h.slabs = h.slabs[:keep]
+	}
+}
+
 // alloc gives n bytes. fresh says that they are zeros; others hold what was there before.
 func (h *heap) alloc(n int) (b []byte, fresh bool) {
 	n = max(roundUp(n, alignment), alignment)
@@ -60,16 +72,18 @@ func (d *Device) Release(m op.Mark) {
 
 // account says whether there is room for n bytes; the first time there is not, the error sticks.
 func (d *Device) account(life op.Lifetime, name string, n int) bool {
+	d.land()
 	if d.err == nil {
 		d.err = d.arena.Alloc(life, name, int64(n))
 	}
 	return d.err == nil
 }
 
-// alloc gives zeros, or nil without room. What lives as long as the run has memory of its own: it is not given back in order.
+// alloc gives zeros, or nil without room, and where that is only accounted for. What lives as long as the run has memory of its own: it is
+// not given back in order.
 func (d *Device) alloc(life op.Lifetime, name string, n int) []byte {
 	switch {
-	case !d.account(life, name, n):
+	case !d.account(life, name, n) || d.accountOnly:
 		return nil
 	case life == op.Run:
 		return aligned(n)
@@ -84,6 +98,11 @@ func (d *Device) alloc(life op.Lifetime, name string, n int) []byte {
 
 func (d *Device) New(life op.Lifetime, name string, t num.DType, rows, cols int) *op.Tensor {
 	x := &op.Tensor{Name: name, DType: t, Rows: rows, Cols: cols}
+	if life == op.Paged {
+		op.CheckPaged(name, t)
+		x.Handle = d.page(name, rows*cols, false)
+		return x
+	}
 	n := rows * cols
 	v := values{t: t}
 	if b := d.alloc(life, name, n*t.Size()); b == nil {
@@ -101,6 +120,8 @@ func (d *Device) NewInts(life op.Lifetime, name string, n int) *op.Ints {
 	x := &op.Ints{Name: name, Len: n}
 	if b := d.alloc(life, name, 4*n); b != nil {
 		x.Handle = unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(b))), n)
+	} else if d.err == nil {
+		x.Handle = make([]int32, n) // to know how long sequences are, and how many tokens have labels
 	}
 	return x
 }
@@ -119,7 +140,11 @@ func of(t *op.Tensor) values {
 	if t == nil {
 		return values{}
 	}
-	return t.Handle.(values).part(t.FirstRow*t.Cols, (t.FirstRow+t.Rows)*t.Cols)
+	v, ok := t.Handle.(values)
+	if !ok {
+		v = values{t: num.Float32, full: t.Handle.(*op.Page).Full}
+	}
+	return v.part(t.FirstRow*t.Cols, (t.FirstRow+t.Rows)*t.Cols)
 }
 
 func (v values) part(from, to int) values {

@@ -62,6 +62,9 @@ const (
 	// packedA is how many elements of a are packed at a time, about: they should stay in the last-level cache.
 	packedA = 2 << 20
 	fewRows = 4 // up to here tiles would be mostly empty, and rows are computed one by one
+
+	linesDown  = 32 // lines of columns that go through the first-level cache, at most
+	panelsDown = 16 // of columns of a that a thread packs together
 )
 
 // product computes p. Threads take blocks of c.
@@ -120,6 +123,31 @@ func (d *Device) grid(p product) grid {
 	g.blockK = max(8, roundUp(ceil(p.k, max(1, ceil(p.k, blockK))), 8)) // blocks of about the same size
 	g.stepK = max(1, packedA/g.rows/g.blockK) * g.blockK
 	return g
+}
+
+// forProduct is what product takes for c [m, n] over so many k. blocksize is that of a 4-bit b, or 0.
+func (d *Device) forProduct(m, n, k, blocksize int) (w workspace) {
+	if m == 0 || n == 0 {
+		return w
+	}
+	if blocksize > 0 {
+		w.each[slotBlocks] = max(blockK, blockN) + blocksize
+		w.each[slotScales] = ceil(max(k, blockK, blockN), blocksize) + 1
+	}
+	if m <= fewRows {
+		return w.and(d.forProductOfRows(m, k, blocksize))
+	}
+	mr, nr, g := d.kernel.MR, d.kernel.NR, d.grid(product{m: m, n: n, k: k})
+	depth := min(g.blockK, k)
+	w.shared[slotA] = g.rows * min(g.stepK, k)
+	if g.stepK < k {
+		w.shared[slotC] = g.rows * g.cols
+	} else {
+		w.each[slotC] = g.stepM * g.stepN
+	}
+	w.each[slotB] = g.stepN * depth
+	w.each[slotLines] = max(nr*depth, linesDown*max(g.stepN, min(panelsDown*mr, g.rows)))
+	return w
 }
 
 func (g grid) tasks() int { return ceil(g.rows, g.stepM) * ceil(g.cols, g.stepN) }
@@ -220,7 +248,7 @@ func (d *Device) packLeft(p product, g grid, k0, k1 int) panels {
 	// Rows are packed from end to end, columns block by block: in the order in which they lie in memory.
 	blocks, together := 1, 4
 	if p.a.down {
-		blocks, together = ceil(k1-k0, g.blockK), 16
+		blocks, together = ceil(k1-k0, g.blockK), panelsDown
 	}
 	d.tasks(blocks*ceil(all.count, together), func(w *scratch, task int) {
 		first := task / blocks * together
@@ -295,9 +323,8 @@ func (x matrix) packDown(k *kernel.Set, w *scratch, p panels, lane, lanes, k0 in
 		k.LinesBFloat16(p.x, p.width, p.k, x.dense.half[k0*x.cols+lane:], x.cols, p.k, lanes)
 		return
 	}
-	const together = 32 // lines that go through the first-level cache
-	for r := 0; r < p.k; r += together {
-		n := min(together, p.k-r)
+	for r := 0; r < p.k; r += linesDown {
+		n := min(linesDown, p.k-r)
 		lines, stride := x.lines(k, w, k0+r, n, lane, lanes)
 		k.Lines(p.x[r*p.width:], p.width, p.k, lines, stride, n, lanes)
 	}

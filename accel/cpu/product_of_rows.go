@@ -40,6 +40,18 @@ func (d *Device) productOfRows(p product) {
 	})
 }
 
+func (d *Device) forProductOfRows(m, k, blocksize int) (w workspace) {
+	width := d.kernel.RowWidth
+	w.shared[slotA] = m * k
+	w.each[slotB], w.each[slotC] = width*min(blockK, k), m*width
+	w.each[slotLines] = width * max(linesDown, min(blockK, k))
+	if blocksize > 0 {
+		w.each[slotX] = d.kernel.MatVecRows * ceil(k, blocksize)
+		w.each[slotY] = w.each[slotX] + 8
+	}
+	return w
+}
+
 // lane sets dst to all of a lane.
 func (x matrix) lane(k *kernel.Set, w *scratch, dst []float32, lane int) {
 	if !x.down {

@@ -15,7 +15,11 @@ import (
 // the first-level cache; then double quantization of the absmax, a 64th as many. Profiles of other implementations are left to package quant.
 func (d *Device) Quantize(at op.At, name string, x *op.Tensor, o quant.Options) *op.Quantized {
 	w := &op.Quantized{Name: name, Out: x.Rows, In: x.Cols}
-	d.do(at, func() error {
+	if d.accountOnly {
+		d.accountQuantized(at, w, o)
+		return w
+	}
+	d.within(at, func() workspace { return ofBlocks(o) }, func() error {
 		t, err := d.quantize(x, o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -25,6 +29,20 @@ func (d *Device) Quantize(at op.At, name string, x *op.Tensor, o quant.Options) 
 		}
 		return d.err
 	})
+	return w
+}
+
+// accountQuantized accounts for what Quantize makes, and for what it takes.
+func (d *Device) accountQuantized(at op.At, w *op.Quantized, o quant.Options) {
+	d.within(at, func() workspace { return ofBlocks(o) }, nil)
+	if d.account(op.Run, w.Name, int(o.Bytes(int64(w.Out)*int64(w.In)))) {
+		w.Handle = &quant.Tensor{Blocksize: o.Blocksize}
+	}
+}
+
+// ofBlocks is what quantization takes.
+func ofBlocks(o quant.Options) (w workspace) {
+	w.each[slotX] = max(pieceOfBlocks, o.Blocksize)
 	return w
 }
 

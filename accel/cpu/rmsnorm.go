@@ -8,7 +8,7 @@ import (
 // RMSNorm normalizes rows, or their parts, one by one (op.RMSNorm).
 func (d *Device) RMSNorm(at op.At, y, r, x, w *op.Tensor, eps float32) {
 	op.CheckRMSNorm(at, y, r, x, w)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return ofNorm(w) }, func() error {
 		k, n := d.kernel, w.Cols
 		from, to, roots := of(x), of(y), of(r).full
 		weight := of(w).at(k, d.shared.floats(slotX, n))
@@ -29,13 +29,19 @@ func (d *Device) RMSNorm(at op.At, y, r, x, w *op.Tensor, eps float32) {
 	})
 }
 
+func ofNorm(w *op.Tensor) workspace {
+	need := ofRows(w.Cols)
+	need.shared[slotX] = w.Cols
+	return need
+}
+
 // RMSNormBackward adds, with n = x·r and g = dy·w (op.RMSNormBackward),
 //
 //	dx += r·(g − n·Sum(g·n)/d)
 //	dw += dy·round(n), tokens ascending: threads take columns
 func (d *Device) RMSNormBackward(at op.At, dx, dw, dy, x, w, r *op.Tensor) {
 	op.CheckRMSNormBackward(at, dx, dw, dy, x, w, r)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return ofNorm(w) }, func() error {
 		if dx != nil {
 			d.normBackwardOfInput(dx, dy, x, w, r)
 		}

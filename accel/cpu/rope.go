@@ -21,21 +21,20 @@ func (d *Device) RoPEBackward(at op.At, dx, dy, cos, sin *op.Tensor, positions *
 
 // turn hands the rows of x, each head turned by its angles or back by them, to store.
 func (d *Device) turn(at op.At, x, cos, sin *op.Tensor, positions *op.Ints, sign float32, store func(w *scratch, from int, z []float32)) {
-	d.do(at, func() error {
+	d.within(at, func() workspace { return ofTurn(x, cos) }, func() error {
 		if err := op.CheckIndices(positions.Name, ints(positions), cos.Rows, "position", false); err != nil {
 			return err
 		}
 		from, half := of(x), cos.Cols
 		c := of(cos).at(d.kernel, d.shared.floats(slotX, cos.Len()))
-		s := d.shared.floats(slotY, sin.Len())
-		d.kernel.Scale(s, of(sin).at(d.kernel, s), sign)
+		s := of(sin).at(d.kernel, d.shared.floats(slotY, sin.Len()))
 		d.rows(positions.Len, x.Cols, func(w *scratch, i, j int) {
 			y := w.floats(slotX, (j-i)*x.Cols)
 			z := from.part(i*x.Cols, j*x.Cols).at(d.kernel, w.floats(slotY, len(y)))
 			for row, p := range ints(positions)[i:j] {
 				angles := int(p) * half
 				for h := row * x.Cols; h < (row+1)*x.Cols; h += 2 * half {
-					turnHead(y[h:h+2*half], z[h:h+2*half], c[angles:angles+half], s[angles:angles+half])
+					turnHead(y[h:h+2*half], z[h:h+2*half], c[angles:angles+half], s[angles:angles+half], sign)
 				}
 			}
 			store(w, i*x.Cols, y)
@@ -44,12 +43,19 @@ func (d *Device) turn(at op.At, x, cos, sin *op.Tensor, positions *op.Ints, sign
 	})
 }
 
-// turnHead: y[i] = x[i]·c[i] − x[i+half]·s[i],  y[i+half] = x[i+half]·c[i] + x[i]·s[i].
-func turnHead(y, x, c, s []float32) {
+func ofTurn(x, cos *op.Tensor) workspace {
+	need := ofRows(x.Cols)
+	need.shared[slotX], need.shared[slotY] = cos.Len(), cos.Len()
+	return need
+}
+
+// turnHead: y[i] = x[i]·c[i] − x[i+half]·s[i],  y[i+half] = x[i+half]·c[i] + x[i]·s[i], with s of a sign.
+func turnHead(y, x, c, s []float32, sign float32) {
 	half := len(c)
 	s, lo, hi, ylo, yhi := s[:half], x[:half], x[half:][:half], y[:half], y[half:][:half]
 	for i, ci := range c {
-		ylo[i] = float32(lo[i]*ci) - float32(hi[i]*s[i])
-		yhi[i] = float32(hi[i]*ci) + float32(lo[i]*s[i])
+		si := float32(s[i] * sign)
+		ylo[i] = float32(lo[i]*ci) - float32(hi[i]*si)
+		yhi[i] = float32(hi[i]*ci) + float32(lo[i]*si)
 	}
 }

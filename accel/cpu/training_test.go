@@ -13,6 +13,7 @@ import (
 	"qlora/accel/cpu/kernel"
 	"qlora/ref/llama"
 	"qlora/ref/lora"
+	"qlora/ref/lora/peft"
 	"qlora/ref/num"
 	"qlora/ref/op"
 	"qlora/ref/optim"
@@ -29,6 +30,24 @@ type course struct {
 	dropout float32
 	eight   bool // moments in 8 bits
 	steps   int
+	full    bool // every weight is trained, the head's with the embedding, and there are biases and noise
+	save    []string
+	lion    bool
+	paged   bool // the optimizer's state leaves memory where there is no room
+}
+
+// options are those of the model.
+func (c course) options(config llama.Config) llama.Options {
+	if c.full {
+		return llama.Options{Compute: c.compute, Full: true}
+	}
+	adapter := &lora.Config{R: 104, Alpha: 8, Dropout: c.dropout, Seed: 5, Float32: c.branch, ModulesToSave: c.save, Modules: map[string]peft.Rank{}}
+	for _, m := range config.Modules() {
+		if !adapter.Saves(m) {
+			adapter.Modules[m] = peft.Rank{R: adapter.R, Alpha: adapter.Alpha}
+		}
+	}
+	return llama.Options{Compute: c.compute, Quant: &quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true}, LoRA: adapter}
 }
 
 // trained takes some steps with a tiny Qwen and gives the bytes of its state, and what it says then.
@@ -38,18 +57,22 @@ func trained(t *testing.T, d op.Device, c course) (state []byte, said []int32) {
 		HiddenSize: 40, IntermediateSize: 56, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 2, HeadDim: 8, QKNorm: true,
 		VocabSize: 50, MaxPositionEmbeddings: 32, RMSNormEps: 1e-5, RoPETheta: 10000,
 	}
-	m, err := llama.New(d, config, llama.Options{
-		Compute: c.compute, Quant: &quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true},
-		LoRA: &lora.Config{R: 104, Alpha: 8, Dropout: c.dropout, Seed: 5, Float32: c.branch},
-	}, llama.WeightsFunc(func(name string, shape []int) ([]float32, error) { return drawn(name, shape, c.values), nil }))
+	config.TieWordEmbeddings, config.QKVBias, config.OutputBias, config.MLPBias = c.full, c.full, c.full, c.full
+	m, err := llama.New(d, config, c.options(config), llama.WeightsFunc(func(name string, shape []int) ([]float32, error) { return drawn(name, shape, c.values), nil }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.Checkpointing = true
+	if c.full {
+		m.Noise = op.Noise{Alpha: 1, Seed: 8}
+	}
 	run := train.New(d, m, train.Config{
 		AdamW:    optim.AdamWConfig{LR: 0.01, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01},
-		Schedule: optim.Schedule{Kind: "constant"}, MaxGradNorm: 0.5, EightBit: c.eight,
+		Schedule: optim.Schedule{Kind: "constant"}, MaxGradNorm: 0.5, EightBit: c.eight, Lion: c.lion, Paged: c.paged,
 	})
+	if err := d.PageTo(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
 	for step := range c.steps {
 		if _, err := run.Step([]train.Sequences{{sequence(step, 7), sequence(step+1, 12)}, {sequence(step+2, 5)}}); err != nil {
 			t.Fatal(err)
@@ -63,7 +86,7 @@ func trained(t *testing.T, d op.Device, c course) (state []byte, said []int32) {
 		t.Fatal(err)
 	}
 	choice := op.Choice{Temperature: 1.5, TopK: 30, TopP: 0.95, Seed: 4}
-	if err := m.Generate([]int32{1, 2, 3}, 12, choice, func(id int32) bool { said = append(said, id); return true }); err != nil {
+	if err := m.Generate([]int32{1, 2, 3}, 12, llama.Sampling{Choice: choice, RepetitionPenalty: 1.2, NoRepeat: 3}, func(id int32) bool { said = append(said, id); return true }); err != nil {
 		t.Fatal(err)
 	}
 	return state, said
@@ -112,6 +135,10 @@ func TestTraining(t *testing.T) {
 		"bfloat16, tiny":     {compute: num.BFloat16, values: 0x1p-126},
 		"float32":            {compute: num.Float32, values: 1},
 		"adapter in float32": {compute: num.BFloat16, values: 1, branch: true, dropout: 0.1},
+		"full":               {compute: num.BFloat16, values: 1, full: true},
+		"full, float32":      {compute: num.Float32, values: 1, full: true},
+		"Lion":               {compute: num.BFloat16, values: 1, lion: true},
+		"modules to save":    {compute: num.BFloat16, values: 1, save: []string{"embed_tokens", "lm_head", "norm", "0.self_attn.k_proj"}},
 	} {
 		c.steps = 50
 		wantState, wantSaid := trained(t, op.NewPlain(0), c)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"qlora/accel"
 	"qlora/cmd/qlora/internal/base"
@@ -32,8 +33,14 @@ func openDevice(name, math string, limit config.Size) (op.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; `qlora devices` lists what there is", err)
 	}
+	if limit > 0 {
+		debug.SetMemoryLimit(int64(limit) + besides)
+	}
 	return d, nil
 }
+
+// besides is what the program may hold besides the device's memory before it collects garbage: data, and a tensor that is loaded.
+const besides = 256 << 20
 
 // describe is a device's name, and what it computes with.
 func describe(d op.Device) string {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 
 	"qlora/cmd/qlora/internal/config"
 )
@@ -29,10 +30,16 @@ type command struct {
 
 var commands = []command{
 	{"train", "fine-tune a model: a LoRA adapter on a frozen 4-bit base", trainCommand},
+	{"runs list", "the runs in a folder", runsList},
+	{"runs compare", "in what runs differ, and what came of it", runsCompare},
+	{"runs report", "a page that shows a run: curves, memory, samples, options", runsReport},
 	{"generate", "continue a text, with a base and an adapter", generate},
+	{"chat", "a conversation with a model", chatCommand},
 	{"eval perplexity", "how well a model predicts a text", evalPerplexity},
 	{"quantize", "a model to a bitsandbytes 4-bit checkpoint", quantize},
 	{"dequantize", "a 4-bit checkpoint back to plain weights", dequantize},
+	{"plan", "memory that a training run will need, part by part, before it runs", planCommand},
+	{"data show", "examples as the model sees them, and how many tokens there are", dataShow},
 	{"tokenize", "ids of the text on standard input", tokenize},
 	{"conformance list", "the cases that an implementation is judged by", conformanceList},
 	{"conformance run", "judge a device, case by case", conformanceRun},
@@ -45,8 +52,8 @@ var commands = []command{
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal ends the program at once
 	os.Exit(run(console{ctx, os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 

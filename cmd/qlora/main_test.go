@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"qlora/cmd/qlora/internal/runs"
 	"qlora/ref/checkpoint"
 	"qlora/ref/quant"
 )
@@ -63,7 +64,7 @@ func TestBytesDemo(t *testing.T) {
 	must(t, "train", "--output", dir, "--steps", "5", "--prompt", "", "--eval-data", short(dir))
 	for name, want := range map[string]string{
 		"adapter_model.safetensors": "2f8b8018ff54961eaad622aceac4adb5c8f7158105a5b9326436b8b0a20713ad",
-		metricsFile:                 "10404e9e9d2d00756d2abcba6ba75f5d86cefa8d420108e59e7d0d2dd4a44164",
+		runs.MetricsFile:            "10404e9e9d2d00756d2abcba6ba75f5d86cefa8d420108e59e7d0d2dd4a44164",
 	} {
 		if got := digest(t, filepath.Join(dir, name)); got != want {
 			t.Errorf("%s has SHA-256 %s, want %s", name, got, want)
@@ -75,10 +76,10 @@ func TestBytesDemo(t *testing.T) {
 func TestResumeLeavesNoTrace(t *testing.T) {
 	tmp := t.TempDir()
 	through, stopped := filepath.Join(tmp, "through"), filepath.Join(tmp, "stopped")
-	if err := os.WriteFile(filepath.Join(tmp, "text"), []byte("What light through yonder window breaks?"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, "text.txt"), []byte("What light through yonder window breaks?"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	text := []string{"--eval-data", filepath.Join(tmp, "text"), "--save-steps", "2"}
+	text := []string{"--eval-data", filepath.Join(tmp, "text.txt"), "--save-steps", "2"}
 	must(t, quick(through, text...)...)
 	must(t, quick(stopped, append(text, "--steps", "2")...)...)
 	if _, err, code := cli(t, "", quick(stopped, append(text, "--resume")...)...); code != 0 || !strings.Contains(err, "going on from "+filepath.Join(stopped, "checkpoint-2")) {
@@ -107,17 +108,17 @@ func TestInterrupt(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var out, err bytes.Buffer
-	if code := run(console{ctx, nil, &out, &err}, quick(dir)); code != 1 || !strings.Contains(err.String(), "stopped after step 0 of 4; go on with: qlora train --config") {
+	if code := run(console{ctx, nil, &out, &err}, quick(dir)); code != 1 || !strings.Contains(err.String(), "stopped after step 0 of 4; go on with: qlora train --output "+dir+" --resume") {
 		t.Fatal(code, err.String())
 	}
-	must(t, "train", "--config", filepath.Join(dir, configFile), "--output", dir, "--resume")
+	must(t, "train", "--config", filepath.Join(dir, runs.ConfigFile), "--output", dir, "--resume")
 	through := dir + "-through"
-	must(t, "train", "--config", filepath.Join(dir, configFile), "--output", through)
-	again := must(t, "train", "--config", filepath.Join(dir, configFile), "--output", dir, "--resume") // nothing is left to do
+	must(t, "train", "--config", filepath.Join(dir, runs.ConfigFile), "--output", through)
+	again := must(t, "train", "--config", filepath.Join(dir, runs.ConfigFile), "--output", dir, "--resume") // nothing is left to do
 	if !strings.Contains(again, "held-out loss") {
 		t.Error(again)
 	}
-	for _, name := range []string{metricsFile, "adapter_model.safetensors", "checkpoint-4/" + stateFile} {
+	for _, name := range []string{runs.MetricsFile, "adapter_model.safetensors", "checkpoint-4/" + stateFile} {
 		if digest(t, filepath.Join(dir, name)) != digest(t, filepath.Join(through, name)) {
 			t.Errorf("%s differs from that of a run without a stop", name)
 		}
@@ -215,7 +216,7 @@ func TestMistakes(t *testing.T) {
 		}
 		return name
 	}
-	empty, latin, broken := write("empty", ""), write("latin", "na\xefve"), write("broken.safetensors", "12345678901234567890")
+	empty, latin, broken := write("empty.txt", ""), write("latin.txt", "na\xefve"), write("broken.safetensors", "12345678901234567890")
 	run := filepath.Join(tmp, "run")
 	for _, c := range []struct {
 		args string

@@ -42,7 +42,7 @@ func checkOthers(p peft.Patterns) error {
 // saved holds no all-linear.
 func (o runOptions) patterns(modules []string) (p peft.Patterns, err error) {
 	p = peft.Patterns{R: o.R, Alpha: o.Alpha, TargetModules: names(o.Targets), ExcludeModules: names(o.Exclude),
-		LayersPattern: names(o.LayersName)}
+		LayersPattern: names(o.LayersName), ModulesToSave: o.ModulesToSave}
 	if p.TargetModules.Empty() || len(o.Targets) == 1 && strings.EqualFold(o.Targets[0], peft.AllLinear) {
 		p.TargetModules = peft.Names{}
 		for _, m := range modules {

@@ -1,21 +1,15 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
+	"time"
 
 	"qlora/cmd/qlora/internal/base"
+	"qlora/cmd/qlora/internal/batch"
 	"qlora/cmd/qlora/internal/config"
-	"qlora/cmd/qlora/internal/data"
-	"qlora/cmd/qlora/internal/demo"
-	"qlora/cmd/qlora/internal/plot"
-	"qlora/ref/checkpoint"
+	"qlora/cmd/qlora/internal/runs"
+	"qlora/cmd/qlora/internal/watch"
 	"qlora/ref/llama"
 	"qlora/ref/lora/peft"
 	"qlora/ref/op"
@@ -42,11 +36,13 @@ func trainCommand(c console, args []string) error {
 	if err != nil {
 		return err
 	}
+	defer r.lock.Close()
 	return r.run()
 }
 
-// yaml is the configuration that gives this run again, wherever its folder is.
+// yaml is the configuration that gives this run again, wherever its folder is, from the beginning.
 func (o trainOptions) yaml() string {
+	o.Resume = false
 	return config.YAML(&o.runOptions) + config.YAML(&o.workOptions)
 }
 
@@ -60,18 +56,25 @@ type trainingRun struct {
 	patterns peft.Patterns // of the adapter
 	trainer  *train.Trainer
 	identity string
-	dir      runDir
-	data     train.Sequences
-	heldOut  train.Sequences
-	metrics  []metric
+	data     *loaded
+	batches  *batch.Batches
+	dir      runs.Dir
+	lock     io.Closer // of dir
+	info     runs.Info
+	records  *records
+	progress *progress
+	saved    int // the step of the checkpoint that was written or loaded last, −1 if there is none
 }
 
 // newRun loads everything that can be wrong before it makes the run's folder.
 func newRun(c console, o trainOptions) (*trainingRun, error) {
-	r := &trainingRun{console: c, trainOptions: o}
+	r := &trainingRun{console: c, trainOptions: o, saved: -1}
 	var err error
 	if r.device, err = openDevice(o.Device, o.Math, o.MemoryLimit); err != nil {
 		return nil, err
+	}
+	if o.Numerics {
+		r.device = watch.New(r.device)
 	}
 	options, err := o.model()
 	if err != nil {
@@ -81,62 +84,55 @@ func newRun(c console, o trainOptions) (*trainingRun, error) {
 		return nil, err
 	}
 	defer r.base.Close()
-	if limit := r.base.Config.MaxPositionEmbeddings; o.SeqLen > limit {
-		return nil, config.Usagef("max_seq_length is %d: the context of %s has %d", o.SeqLen, o.Model, limit)
-	}
-	if err := r.readTexts(); err != nil {
+	if err := o.fits(r.base); err != nil {
 		return nil, err
 	}
-	if r.patterns, options.LoRA.Modules, err = o.targets(r.base.Config); err != nil {
-		return nil, usage(err)
+	if err := r.readData(); err != nil {
+		return nil, err
+	}
+	if options.LoRA != nil {
+		if r.patterns, options.LoRA.Modules, err = o.targets(r.base.Config); err != nil {
+			return nil, usage(err)
+		}
+	}
+	if err := o.checkPlan(c.err, r.base); err != nil {
+		return nil, err
 	}
 	if r.model, err = r.base.Load(r.device, options); err != nil {
 		return nil, err
 	}
-	r.model.Checkpointing = o.Checkpoint
-	r.trainer = train.New(r.device, r.model, o.step())
+	r.model.Checkpointing, r.model.Noise = o.Checkpoint, o.noise(o.Seed)
+	r.trainer = train.New(r.device, r.model, r.step())
 	if err := r.device.Sync(); err != nil {
 		return nil, err
 	}
-	r.dir, err = newRunDir(o.Output, o.Model, o.Resume)
-	return r, err
+	if r.dir, err = runs.New(o.Output, o.Model, o.Resume); err != nil {
+		return nil, err
+	}
+	if r.lock, err = r.dir.Lock(); err != nil {
+		return nil, err
+	}
+	return r, r.device.PageTo(string(r.dir))
 }
 
-func (r *trainingRun) readTexts() error {
-	text, err := readText(r.Data, demo.Text)
+// readData reads and tokenizes the data, and finds how many steps there are.
+func (r *trainingRun) readData() (err error) {
+	if r.data, err = r.dataOptions.load(r.base, r.DataSeed); err != nil {
+		return err
+	}
+	r.data.report(r.err)
+	if r.LoadBest && len(r.data.heldOut) == 0 {
+		return config.Usagef("load_best_model_at_end needs eval_dataset or eval_dataset_size")
+	}
+	r.batches, err = batch.New(r.data.sequences(), batch.Options{
+		Mode: r.mode(), Seed: r.DataSeed, Max: r.SeqLen, Micro: r.MicroBatch, Accumulate: r.Accumulate,
+	})
 	if err != nil {
 		return err
 	}
-	r.identity = r.trainOptions.identity(text)
-	r.data = r.sequences(text)
-	if r.HeldOut == "" && r.Data == demo.Name {
-		r.HeldOut = demo.Name
-	}
-	if r.HeldOut == "" {
-		return nil
-	}
-	held, err := readText(r.HeldOut, demo.HeldOut)
-	if err != nil {
-		return err
-	}
-	r.heldOut = r.sequences(held)
+	r.lasts(r.batches.Steps)
+	r.identity = r.trainOptions.identity(r.data.digest())
 	return nil
-}
-
-// readText reads a file, or the demo's.
-func readText(name, ofDemo string) (string, error) {
-	if name == demo.Name {
-		return data.ReadText(demo.Data(), ofDemo)
-	}
-	text, err := data.ReadText(os.DirFS(filepath.Dir(name)), filepath.Base(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("data %s: there is no such file", name)
-	}
-	return text, err
-}
-
-func (r *trainingRun) sequences(text string) train.Sequences {
-	return data.Sequences(r.base.Tokenizer.Encode(text), r.base.Tokenizer.Start(), r.SeqLen)
 }
 
 // run trains from where the folder stands to the end.
@@ -144,212 +140,44 @@ func (r *trainingRun) run() error {
 	if err := r.resume(); err != nil {
 		return err
 	}
-	if err := r.dir.writeText(configFile, r.yaml()); err != nil {
+	if err := r.begin(); err != nil {
 		return err
 	}
-	var before string
-	if r.trainer.Steps() == 0 {
-		before = r.sample()
-		if err := r.measure(); err != nil {
-			return err
-		}
-	}
+	defer r.records.close()
 	if err := r.steps(); err != nil {
 		return err
 	}
-	if err := r.measure(); err != nil {
-		return err
-	}
-	if err := r.save(); err != nil {
-		return err
-	}
-	if err := r.writeAdapter(string(r.dir)); err != nil {
-		return err
-	}
-	if err := r.plot(); err != nil {
-		return err
-	}
-	r.report(before, r.sample())
-	return nil
+	return r.finish()
 }
 
-// resume loads the last checkpoint, if that is wanted and there is one.
-func (r *trainingRun) resume() error {
-	if !r.Resume {
-		return nil
-	}
-	last, err := r.dir.lastCheckpoint()
-	if err != nil {
-		return err
-	}
-	if last == "" {
-		fmt.Fprintf(r.err, "%s has no checkpoint: starting from the beginning\n", r.dir)
-		return nil
-	}
-	f, err := checkpoint.Open(os.DirFS(last), stateFile)
-	if err != nil {
-		return fmt.Errorf("%s: %w", last, err)
-	}
-	defer f.Close()
-	if err := r.trainer.Load(f, r.identity); err != nil {
-		return fmt.Errorf("%s: %w", last, err)
-	}
-	fmt.Fprintf(r.err, "going on from %s\n", last)
-	r.metrics, err = r.dir.readMetrics(r.trainer.Steps())
-	return err
-}
-
+// steps trains. What is due after a step is done before the next one, also by a run that resumes there.
 func (r *trainingRun) steps() error {
-	order := data.Order{Seed: r.Seed, Count: len(r.data)}
-	p := newProgress(r.err, r.Steps, r.LoggingSteps)
-	defer p.end()
-	for r.trainer.Steps() < r.Steps {
+	r.progress = newProgress(r.err, r.Steps, r.LoggingSteps)
+	defer r.progress.end()
+	for {
+		if err := r.observe(); err != nil {
+			return err
+		}
 		if r.ctx.Err() != nil {
 			return r.interrupted()
 		}
-		report, err := r.trainer.Step(r.batch(order))
-		if err != nil {
-			return err
-		}
-		r.metrics = append(r.metrics, metric{Step: report.Step, Loss: &report.Loss, LR: &report.LR, GradNorm: &report.GradNorm})
-		p.step(report, r.device.Arena().Peak())
-		if r.SaveSteps > 0 && report.Step%r.SaveSteps == 0 && report.Step < r.Steps {
+		if r.saveDue() {
 			if err := r.save(); err != nil {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// batch is the next step's, cut into micro-batches.
-func (r *trainingRun) batch(order data.Order) (micro []train.Sequences) {
-	n := r.batchSize()
-	for i, index := range order.Batch(r.trainer.Steps()*n, n) {
-		if i%r.MicroBatch == 0 {
-			micro = append(micro, nil)
+		if r.trainer.Steps() >= r.Steps {
+			return nil
 		}
-		micro[len(micro)-1] = append(micro[len(micro)-1], r.data[index])
-	}
-	return micro
-}
-
-func (r *trainingRun) interrupted() error {
-	if err := r.save(); err != nil {
-		return err
-	}
-	return fmt.Errorf("stopped after step %d of %d; go on with: qlora train --config %s --output %s --resume",
-		r.trainer.Steps(), r.Steps, r.dir.path(configFile), r.dir)
-}
-
-// save writes a checkpoint, and the metrics up to it.
-func (r *trainingRun) save() error {
-	if err := r.dir.writeMetrics(r.metrics); err != nil {
-		return err
-	}
-	return r.dir.writeCheckpoint(r.trainer.Steps(), func(dir string) error {
-		if err := r.writeAdapter(dir); err != nil {
+		begun := time.Now()
+		report, err := r.trainer.Step(r.batches.Batch(r.trainer.Steps()))
+		if err != nil {
 			return err
 		}
-		return r.trainer.Save(filepath.Join(dir, stateFile), r.identity)
-	})
-}
-
-// writeAdapter writes the adapter as PEFT does.
-func (r *trainingRun) writeAdapter(dir string) error {
-	a := checkpoint.Adapter{Config: checkpoint.NewAdapterConfig(), A: map[string]checkpoint.Matrix{}, B: map[string]checkpoint.Matrix{}}
-	a.Config.Patterns, a.Config.BaseModel, a.Config.LoRADropout, a.Config.UseRSLoRA = r.patterns, r.Model, r.Dropout, r.RSLoRA
-	for module, adapter := range r.model.Adapters() {
-		var err error
-		if a.A[module], err = readMatrix(r.device, adapter.A); err != nil {
+		peak := r.device.Arena().Peak()
+		if err := r.recorded(r.records.step(report, begun, peak)); err != nil {
 			return err
 		}
-		if a.B[module], err = readMatrix(r.device, adapter.B); err != nil {
-			return err
-		}
+		r.progress.step(report, begun, peak)
 	}
-	return checkpoint.WriteAdapter(dir, a)
 }
-
-func readMatrix(d op.Device, t *op.Tensor) (checkpoint.Matrix, error) {
-	x, err := d.Read(t)
-	return checkpoint.Matrix{Rows: t.Rows, Cols: t.Cols, Values: x}, err
-}
-
-// measure appends the held-out loss, if there is held-out text and this step's is not known from before a resume.
-func (r *trainingRun) measure() error {
-	known := slices.ContainsFunc(r.metrics, func(m metric) bool { return m.HeldOut != nil && m.Step == r.trainer.Steps() })
-	if r.heldOut == nil || known {
-		return nil
-	}
-	var micro []train.Sequences
-	for _, s := range r.heldOut {
-		micro = append(micro, train.Sequences{s})
-	}
-	loss, _, err := train.Evaluate(r.device, r.model, micro)
-	r.metrics = append(r.metrics, metric{Step: r.trainer.Steps(), HeldOut: &loss})
-	return err
-}
-
-// sample continues the prompt.
-func (r *trainingRun) sample() string {
-	if r.Prompt == "" {
-		return ""
-	}
-	var b strings.Builder
-	s := sampling{Prompt: r.Prompt, Tokens: r.Tokens, Temperature: 0.8, TopP: 0.95, Seed: r.Seed}
-	if err := s.write(r.console, &b, r.model, r.base); err != nil {
-		return fmt.Sprintf("(no sample: %v)", err)
-	}
-	return strings.TrimRight(b.String(), "\n")
-}
-
-func (r *trainingRun) plot() error {
-	if r.Plot == "" {
-		return nil
-	}
-	loss, held := plot.Series{Name: "training"}, plot.Series{Name: "held-out", Mark: true}
-	for _, m := range r.metrics {
-		if m.Loss != nil {
-			loss.X, loss.Y = append(loss.X, float64(m.Step)), append(loss.Y, float64(*m.Loss))
-		}
-		if m.HeldOut != nil {
-			held.X, held.Y = append(held.X, float64(m.Step)), append(held.Y, float64(*m.HeldOut))
-		}
-	}
-	series := []plot.Series{loss}
-	if held.X != nil {
-		series = append(series, held)
-	}
-	title := fmt.Sprintf("%s, %s, r = %d: loss", filepath.Base(r.Model), r.Quant, r.R)
-	return checkpoint.WriteFile(r.Plot, func(w io.Writer) error {
-		return plot.Lines(w, title, "optimizer step", "cross-entropy, nats a token", series)
-	})
-}
-
-// report shows what the run has come to.
-func (r *trainingRun) report(before, after string) {
-	if held := r.heldOutLosses(); len(held) > 0 {
-		fmt.Fprintf(r.out, "held-out loss  %.4f before, %.4f after\n", held[0], held[len(held)-1])
-	}
-	for _, text := range []struct{ when, text string }{{"before", before}, {"after", after}} {
-		if text.text != "" {
-			fmt.Fprintf(r.out, "\n%s:\n%s\n", text.when, indent(text.text))
-		}
-	}
-	fmt.Fprintf(r.out, "\nadapter        %s\n", r.dir)
-	fmt.Fprintf(r.out, "device         %s\n", describe(r.device))
-	arena := r.device.Arena()
-	fmt.Fprintf(r.out, "memory         %s at most, by part\n%s", op.Bytes(arena.Peak()), arena.Table())
-}
-
-func (r *trainingRun) heldOutLosses() (losses []float32) {
-	for _, m := range r.metrics {
-		if m.HeldOut != nil {
-			losses = append(losses, *m.HeldOut)
-		}
-	}
-	return losses
-}
-
-func indent(text string) string { return "    " + strings.ReplaceAll(text, "\n", "\n    ") }

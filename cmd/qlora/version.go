@@ -10,6 +10,12 @@ func version(c console, args []string) error {
 	if shown, err := parseAll(c, "version", args, &struct{}{}); shown || err != nil {
 		return err
 	}
+	_, err := fmt.Fprintln(c.out, built())
+	return err
+}
+
+// built says what this program was built from.
+func built() string {
 	revision, amd64 := "unknown revision", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
@@ -21,6 +27,5 @@ func version(c console, args []string) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(c.out, "qlora %s, %s %s/%s%s\n", revision, runtime.Version(), runtime.GOOS, runtime.GOARCH, amd64)
-	return err
+	return fmt.Sprintf("qlora %s, %s %s/%s%s", revision, runtime.Version(), runtime.GOOS, runtime.GOARCH, amd64)
 }

@@ -2,6 +2,7 @@ package mutants
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"sort"
 
@@ -16,6 +17,7 @@ type choosing struct {
 	weight func(z, top, temperature float32) float32
 	inTopP func(z, top, temperature float32) float32 // the weight as top_p sees it; nil is weight
 	cut    func(e []float32, p float32) int          // how many are kept
+	minP   func(z, e []float32, p float32) int       // likewise, by the likeliest one
 	drawn  func(e []float32, limit float32) int
 	sum    func(e []float32) float32
 	seed   func(c *Case) uint64
@@ -35,6 +37,7 @@ func choosingWith(spoil func(p *choosing)) Func {
 			return order
 		},
 		weight: func(z, top, temperature float32) float32 { return num.Exp((z - top) / temperature) },
+		minP:   func(_, e []float32, p float32) int { return below(e, p) },
 		drawn:  func(e []float32, limit float32) int { return firstAbove(e, func(s float32) bool { return s > limit }) },
 		sum:    num.Sum,
 		seed:   seedOf,
@@ -56,6 +59,16 @@ func choosingWith(spoil func(p *choosing)) Func {
 		}
 		return Tensors{"token": conformance.Ints([]int32{int32(p.token(c, in["logits"].F))})}, nil
 	}
+}
+
+// below is how many come before the first that is less than p; the first is kept.
+func below(e []float32, p float32) int {
+	for i := 1; i < len(e); i++ {
+		if e[i] < p {
+			return i
+		}
+	}
+	return len(e)
 }
 
 // firstAbove is the first index at which the running sum is enough; the last where it never is.
@@ -96,6 +109,13 @@ func (p choosing) token(c *Case, z []float32) int {
 		nucleus()
 	}
 	e := weights(p.weight)
+	if c.Has("min_p") {
+		kept := make([]float32, len(order))
+		for i, id := range order {
+			kept[i] = z[id]
+		}
+		e = e[:p.minP(kept, e, c.Float("min_p"))]
+	}
 	u := num.Uniform(p.seed(c), num.Counter{Purpose: num.Purpose("choose"), Step: uint32(p.step(c)), Layer: num.NoLayer})
 	return order[p.drawn(e, u*p.sum(e))]
 }
@@ -174,6 +194,45 @@ var chooseMutants = []Mutant{
 		Name: "temperature after top-p", Bug: "The nucleus is that of temperature 1.", Op: "choose",
 		Func: choosingWith(func(p *choosing) {
 			p.inTopP = func(z, top, _ float32) float32 { return num.Exp(z - top) }
+		}),
+	},
+	{
+		Name: "min-p of all", Bug: "min_p is taken for a probability, not for a part of the likeliest candidate's.", Op: "choose",
+		Func: choosingWith(func(p *choosing) {
+			p.minP = func(_, e []float32, least float32) int { return below(e, least*num.Sum(e)) }
+		}),
+	},
+	{
+		Name: "min-p without its boundary", Bug: "Candidates exactly min_p times as likely as the likeliest are left out.", Op: "choose",
+		Func: choosingWith(func(p *choosing) {
+			p.minP = func(_, e []float32, least float32) int { return below(e, math.Nextafter32(least, 2)) }
+		}),
+	},
+	{
+		Name: "min-p before temperature", Bug: "min_p is of the probabilities at temperature 1.", Seen: "llama.cpp, by default", Op: "choose",
+		Func: choosingWith(func(p *choosing) {
+			p.minP = func(z, _ []float32, least float32) int {
+				plain := make([]float32, len(z))
+				for i, v := range z {
+					plain[i] = num.Exp(v - z[0])
+				}
+				return below(plain, least)
+			}
+		}),
+	},
+	{
+		Name: "min-p ignored", Bug: "min_p is not read.", Op: "choose",
+		Func: choosingWith(func(p *choosing) { p.minP = func(_, e []float32, _ float32) int { return len(e) } }),
+	},
+	{
+		Name: "min-p may keep none", Bug: "A min_p above 1 keeps nothing, which is taken for everything.", Op: "choose",
+		Func: choosingWith(func(p *choosing) {
+			p.minP = func(_, e []float32, least float32) int {
+				if e[0] < least {
+					return len(e)
+				}
+				return below(e, least)
+			}
 		}),
 	},
 	{

@@ -140,13 +140,20 @@ var hostMutants = []Mutant{
 	},
 	{
 		Name: "oldest page leaves", Bug: "The page that came first leaves, not the one that was used least recently.", Op: "pager",
-		Func: paging(func(pages []int32, _ int) []int32 { return pages }, true),
+		Func: paging(func(pages []int32, _ int) []int32 { return pages }, leaveAtOnce, true),
 	},
 	{
 		Name: "page too large accepted", Bug: "A page that is larger than all room empties it and is brought in all the same.", Op: "pager",
-		Func: paging(touched, false),
+		Func: paging(touched, leaveAtOnce, false),
+	},
+	{
+		Name: "less room later", Bug: "Pages for which there is no room any more stay until another one comes in.", Op: "pager",
+		Func: paging(touched, func(_, _ int32) bool { return false }, true),
 	},
 }
+
+// leaveAtOnce says whether pages leave when the room changes.
+func leaveAtOnce(there, room int32) bool { return there > room }
 
 // touched moves a page that was used to the end.
 func touched(pages []int32, at int) []int32 {
@@ -154,8 +161,9 @@ func touched(pages []int32, at int) []int32 {
 	return append(append(append([]int32{}, pages[:at]...), pages[at+1:]...), page)
 }
 
-// paging is a pager whose pages stand in the order in which they leave; use says what a use makes of it.
-func paging(use func(pages []int32, at int) []int32, checks bool) Func {
+// paging is a pager whose pages stand in the order in which they leave; use says what a use makes of it, leaves whether one has to leave
+// when the room changes.
+func paging(use func(pages []int32, at int) []int32, leaves func(there, room int32) bool, checks bool) Func {
 	return func(c *Case, in Tensors) (Tensors, error) {
 		if checks {
 			if _, err := reference("pager", c, in); err != nil {
@@ -166,6 +174,14 @@ func paging(use func(pages []int32, at int) []int32, checks bool) Func {
 		var pages []int32
 		there, room, bytes := int32(0), int32(c.Int("cap")), in["bytes"].I
 		for _, page := range in["uses"].I {
+			if page < 0 {
+				room = -1 - page
+				for len(pages) > 0 && leaves(there, room) {
+					left, there, pages = append(left, pages[0]), there-bytes[pages[0]], pages[1:]
+				}
+				brought, used = append(brought, 0), append(used, there)
+				continue
+			}
 			at := -1
 			for i, p := range pages {
 				if p == page {

@@ -32,11 +32,11 @@ type Mutant struct {
 // All are all mutants, in the order of the files.
 var All = slices.Concat(
 	quantizeMutants, dynamicMutants, nestedMutants, dequantizeMutants,
-	linearMutants, linearBackwardMutants, loraMutants, loraBackwardMutants, adapterMutants, dropoutMutants,
-	attentionMutants, attentionBackwardMutants, cacheMutants, normMutants, ropeMutants, gateMutants, embeddingMutants, headMutants, addMutants,
-	optimMutants, hostMutants, chooseMutants, numberMutants, randomMutants,
+	linearMutants, linearBackwardMutants, loraMutants, loraBackwardMutants, adapterMutants, dropoutMutants, noiseMutants,
+	attentionMutants, attentionBackwardMutants, cacheMutants, normMutants, ropeMutants, gateMutants, embeddingMutants, headMutants, addMutants, copyMutants,
+	optimMutants, lionMutants, hostMutants, chooseMutants, penalizeMutants, numberMutants, randomMutants,
 	safetensorsMutants, bnbMutants, adapterFileMutants, ggufMutants, configMutants,
-	deviceMutants, deviceQuantizeMutants,
+	deviceMutants, deviceQuantizeMutants, fullMutants,
 )
 
 // Generous is an arithmetic that allows nearly everything that rounding may do.

@@ -202,7 +202,7 @@ var honest = map[string]Func{
 	"linear":            layerWith(func(*layer) {}), "linear_backward": gradientsWith(func(*gradients) {}),
 	"lora_linear": loraForward(func(*lora) {}), "lora_linear_backward": loraBackward(func(*lora) {}),
 	"lora_merge": mergingWith(func(*merging) {}), "lora_init": beginningWith(func(*beginning) {}),
-	"dropout": dropout(func(*dropping) {}), "dropout_backward": dropoutBackward(func(*dropping) {}, joined),
+	"dropout": dropout(func(*dropping) {}), "dropout_backward": dropoutBackward(func(*dropping) {}, joined), "noise": noiseWith(func(*noising) {}),
 	"attention": attentionWith(func(*attention) {}), "attention_backward": attentionBackwardWith(func(*attention) {}),
 	"cache_append": appending(checkedPosition),
 	"rmsnorm":      normWith(func(*norm) {}), "rmsnorm_backward": normBackwardWith(func(*norm) {}),
@@ -211,8 +211,9 @@ var honest = map[string]Func{
 	"embedding": embedding(func(*lookup) {}), "embedding_backward": embeddingBackward(func(*lookup) {}),
 	"head_loss": headWith(func(*heading) {}), "head_loss_backward": headBackwardWith(func(*heading) {}),
 	"adamw": adamW(func(*stepping) {}), "adamw8": adamW8(func(*stepping8) {}), "grad_norm": gradNorm(num.Sum, rightNorm),
-	"learning_rate": schedule(optim.Schedule.LR), "clip_scale": clipping(optim.ClipScale), "pager": paging(touched, true),
-	"choose": choosingWith(func(*choosing) {}), "random_bits": drawing(rightly, nil),
+	"learning_rate": schedule(optim.Schedule.LR), "clip_scale": clipping(optim.ClipScale), "pager": paging(touched, leaveAtOnce, true),
+	"lion":   lion(func(*lionParts) {}),
+	"choose": choosingWith(func(*choosing) {}), "penalize": penalizingWith(func(*penalizing) {}), "random_bits": drawing(rightly, nil),
 	"gguf_q6_k_dequantize": q6(func(b byte, i int) byte { return b >> (2 * i) & 3 }, func(i, j int) int { return 2*i + j/16 }),
 }
 

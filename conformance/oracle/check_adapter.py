@@ -1,5 +1,6 @@
 """Holds the mean loss of a text with an adapter, as `qlora eval perplexity --json` measures it, against PEFT's. The adapter is one
-of `qlora train`, or one that this script lets PEFT make: patterns of ranks and alphas, layers, and whole modules.
+of `qlora train`, or one that this script lets PEFT make: patterns of ranks and alphas, layers, and whole modules. For none as DIR it is
+the model itself, such as one that `qlora train --full_finetune` has made.
 
     python check_adapter.py make MODEL_FOLDER DIR
     qlora eval perplexity --model demo --adapter DIR --text FILE --quant none --compute float32 --json > OURS.json
@@ -31,13 +32,14 @@ def make(folder, adapter):
 
 
 def check(folder, adapter, text, ours):
-    model = PeftModel.from_pretrained(base(folder), adapter).eval()
+    model = base(folder) if adapter == "none" else PeftModel.from_pretrained(base(folder), adapter)
+    model.eval()
     tokens = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model").encode(open(text).read())
     ids = torch.tensor([[1] + tokens[: model.config.max_position_embeddings - 1]])
     with torch.no_grad():
         theirs = model(input_ids=ids, labels=ids).loss.item()
     mine = json.load(open(ours))
-    print(f"PEFT {theirs:.7f}, qlora {mine['nll']:.7f}, tokens {ids.shape[1] - 1} and {mine['tokens']}")
+    print(f"theirs {theirs:.7f}, qlora {mine['nll']:.7f}, tokens {ids.shape[1] - 1} and {mine['tokens']}")
     if abs(theirs - mine["nll"]) > 1e-5 or ids.shape[1] - 1 != mine["tokens"]:
         sys.exit("they differ")
 

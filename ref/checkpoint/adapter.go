@@ -45,9 +45,14 @@ const (
 	adapterPrefix     = "base_model.model."
 )
 
-// WriteAdapter writes adapter_config.json and adapter_model.safetensors into a folder that exists.
-func WriteAdapter(dir string, a Adapter) error {
+// WriteAdapter writes adapter_config.json and adapter_model.safetensors into a folder that exists. trained are modules_to_save that no
+// file has yet: tensors in place of the base's, with its names.
+func WriteAdapter(dir string, a Adapter, trained ...Tensor) error {
 	var tensors []Tensor
+	for _, t := range trained {
+		t.Name = adapterPrefix + t.Name
+		tensors = append(tensors, t)
+	}
 	for part, matrices := range map[string]map[string]Matrix{".lora_A.weight": a.A, ".lora_B.weight": a.B} {
 		for module, m := range matrices {
 			tensors = append(tensors, Narrow(adapterPrefix+module+part, []int{m.Rows, m.Cols}, m.Values, m.DType))

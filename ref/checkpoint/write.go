@@ -16,9 +16,25 @@ import (
 // dtypeOrder is the order in which Hugging Face's writer lays types out: wide ones first, so that all stay aligned.
 var dtypeOrder = strings.Fields("U64 I64 F64 F32 U32 I32 BF16 F16 U16 I16 F8_E4M3 F8_E5M2 I8 U8 BOOL")
 
+// Lazy is a tensor whose bytes are made when they are written.
+type Lazy struct {
+	Name, DType string
+	Shape       []int
+	Make        func() ([]byte, error)
+}
+
 // Write writes a safetensors file. The same tensors and metadata give the same bytes.
 func Write(path string, tensors []Tensor, metadata map[string]string) error {
-	sorted := append([]Tensor(nil), tensors...)
+	var all []Lazy
+	for _, t := range tensors {
+		all = append(all, Lazy{t.Name, t.DType, t.Shape, func() ([]byte, error) { return t.Bytes, nil }})
+	}
+	return WriteLazy(path, all, metadata)
+}
+
+// WriteLazy is Write with one tensor after the other in memory, in the order of the file.
+func WriteLazy(path string, tensors []Lazy, metadata map[string]string) error {
+	sorted := append([]Lazy(nil), tensors...)
 	rank := map[string]int{}
 	for i, name := range dtypeOrder {
 		rank[name] = i
@@ -36,7 +52,14 @@ func Write(path string, tensors []Tensor, metadata map[string]string) error {
 			return err
 		}
 		for _, t := range sorted {
-			if _, err := w.Write(t.Bytes); err != nil {
+			b, err := t.Make()
+			if err != nil {
+				return fmt.Errorf("tensor %s: %w", t.Name, err)
+			}
+			if len(b) != int(t.size()) {
+				return fmt.Errorf("tensor %s has %d bytes, %s %v takes %d", t.Name, len(b), t.DType, t.Shape, t.size())
+			}
+			if _, err := w.Write(b); err != nil {
 				return err
 			}
 		}
@@ -44,8 +67,17 @@ func Write(path string, tensors []Tensor, metadata map[string]string) error {
 	})
 }
 
+// size is the number of bytes that type and shape make; 0 for a type that is not known.
+func (t Lazy) size() int64 {
+	n := itemSizes[t.DType]
+	for _, d := range t.Shape {
+		n *= int64(d)
+	}
+	return n
+}
+
 // header is the length, and the JSON padded with spaces to a multiple of 8.
-func header(tensors []Tensor, metadata map[string]string) ([]byte, error) {
+func header(tensors []Lazy, metadata map[string]string) ([]byte, error) {
 	var b bytes.Buffer
 	b.Write(make([]byte, 8))
 	b.WriteByte('{')
@@ -58,7 +90,7 @@ func header(tensors []Tensor, metadata map[string]string) ([]byte, error) {
 	}
 	at, names := int64(0), map[string]bool{}
 	for _, t := range tensors {
-		i := info{DType: t.DType, Shape: t.Shape, Offsets: [2]int64{at, at + int64(len(t.Bytes))}}
+		i := info{DType: t.DType, Shape: t.Shape, Offsets: [2]int64{at, at + t.size()}}
 		if i.Shape == nil {
 			i.Shape = []int{}
 		}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+
+	"qlora/ref/num"
 )
 
 // Part is what a model's tensor becomes in WriteModel: tensors of about so many bytes, made when they are written.
@@ -86,6 +88,25 @@ func writeJSON(path string, value any) error {
 
 // CopyConfig writes config.json as it is in a model's folder, with quantization_config set; nil takes it away.
 func CopyConfig(dir string, from fs.FS, quantization any) error {
+	return copyConfig(dir, from, func(fields map[string]any) {
+		delete(fields, "quantization_config")
+		if quantization != nil {
+			fields["quantization_config"] = quantization
+		}
+	})
+}
+
+// CopyConfigOf is CopyConfig for a model that was written in plain tensors of a type, under the name of it that every version of
+// transformers reads.
+func CopyConfigOf(dir string, from fs.FS, t num.DType) error {
+	return copyConfig(dir, from, func(fields map[string]any) {
+		delete(fields, "quantization_config")
+		delete(fields, "dtype")
+		fields["torch_dtype"] = t.String()
+	})
+}
+
+func copyConfig(dir string, from fs.FS, change func(fields map[string]any)) error {
 	b, err := fs.ReadFile(from, configFile)
 	if err != nil {
 		return err
@@ -94,10 +115,7 @@ func CopyConfig(dir string, from fs.FS, quantization any) error {
 	if err := decodeNumbers(b, &fields); err != nil {
 		return fmt.Errorf("%s: %w", configFile, err)
 	}
-	delete(fields, "quantization_config")
-	if quantization != nil {
-		fields["quantization_config"] = quantization
-	}
+	change(fields)
 	return writeJSON(filepath.Join(dir, configFile), fields)
 }
 

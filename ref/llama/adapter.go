@@ -108,20 +108,23 @@ func (c Config) saves(a checkpoint.Adapter, tensor string) bool {
 // moduleOf is a tensor's name without weight or bias.
 func moduleOf(tensor string) string { return tensor[:strings.LastIndexByte(tensor, '.')] }
 
-// loadHead gives the head's weight, which can be the embedding. An adapter that saves the embedding of a model whose head is
-// tied to it leaves the base's embedding to the head, as PEFT does; unless modules_to_save does not name it, when PEFT changes
-// the base.
+// loadHead gives the head's weight, which can be the embedding. An adapter that saves, or will save, the embedding of a model whose
+// head is tied to it leaves the base's embedding to the head, as PEFT does; unless modules_to_save does not name it, when PEFT changes
+// the base. A tied head that modules_to_save names begins as the base's embedding and goes its own way.
 func (b *builder) loadHead(c Config, embedding *op.Tensor) op.Weight {
-	a := b.options.Adapter
+	a, l := b.options.Adapter, b.options.LoRA
 	_, savesHead := a.Saved[headWeight]
 	_, savesEmbedding := a.Saved[embeddingWeight]
+	trainsHead := l != nil && l.Saves(moduleOf(headWeight))
+	trainsEmbedding := l != nil && l.Saves(moduleOf(embeddingWeight))
 	switch {
 	case !c.TieWordEmbeddings || savesHead:
 		return op.Weight{Dense: b.dense(headWeight, b.options.Compute, c.VocabSize, c.HiddenSize)}
-	case savesEmbedding && c.saves(a, embeddingWeight):
+	case savesEmbedding && c.saves(a, embeddingWeight), trainsHead, trainsEmbedding:
 		x := b.baseValues(embeddingWeight, c.VocabSize, c.HiddenSize)
-		return op.Weight{Dense: b.upload(headWeight, b.options.Compute, c.VocabSize, c.HiddenSize, x)}
+		return op.Weight{Dense: b.own(headWeight, b.options.Compute, []int{c.VocabSize, c.HiddenSize}, x)}
 	}
+	b.tie(embedding)
 	return op.Weight{Dense: embedding}
 }
 

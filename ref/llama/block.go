@@ -29,7 +29,7 @@ type pass struct {
 	rope tables
 	kv   *layerCache // nil but in generation
 
-	training bool // dropout is on
+	training bool // dropout and noise are on
 }
 
 func (p *pass) hidden(name string, cols int) *op.Tensor {
@@ -94,7 +94,7 @@ func (bl *block) backward(p *pass, g *op.Tensor, s *saved) {
 	d.GateBackward(place("mlp.act"), dgate, dup, dact, s.gate, s.up, p.HiddenAct)
 	bl.gate.backward(p, dn2, dgate, s, 4, s.n2)
 	bl.up.backward(p, dn2, dup, s, 5, s.n2)
-	d.RMSNormBackward(place("post_attention_layernorm"), g, nil, dn2, s.h, bl.postNorm, s.r2)
+	d.RMSNormBackward(place("post_attention_layernorm"), g, p.gradientOf(bl.postNorm), dn2, s.h, bl.postNorm, s.r2)
 
 	dattn, dn1 := p.gradient(s.attn), p.gradient(s.n1)
 	bl.o.backward(p, dattn, g, s, 3, s.attn)
@@ -108,7 +108,7 @@ func (bl *block) backward(p *pass, g *op.Tensor, s *saved) {
 	bl.q.backward(p, dn1, dq, s, 0, s.n1)
 	bl.k.backward(p, dn1, dk, s, 1, s.n1)
 	bl.v.backward(p, dn1, dv, s, 2, s.n1)
-	d.RMSNormBackward(place("input_layernorm"), g, nil, dn1, s.x, bl.inputNorm, s.r1)
+	d.RMSNormBackward(place("input_layernorm"), g, p.gradientOf(bl.inputNorm), dn1, s.x, bl.inputNorm, s.r1)
 }
 
 func (p *pass) attention(window int) op.AttentionShape {
@@ -129,7 +129,7 @@ func (p *pass) normed(at op.At, x, w *op.Tensor) (*op.Tensor, *headNorm) {
 
 func (p *pass) normedBackward(at op.At, dy, w *op.Tensor, n *headNorm) *op.Tensor {
 	dx := p.gradient(n.x)
-	p.d.RMSNormBackward(at, dx, nil, dy, n.x, w, n.r)
+	p.d.RMSNormBackward(at, dx, p.gradientOf(w), dy, n.x, w, n.r)
 	return dx
 }
 
@@ -172,7 +172,7 @@ func (p *pass) adapter(l *projection) *op.Adapter {
 
 func (l *projection) backward(p *pass, dx, dy *op.Tensor, s *saved, i int, x *op.Tensor) {
 	if l.adapter == nil {
-		p.d.LinearBackward(l.at, dx, nil, nil, dy, x, l.w)
+		p.d.LinearBackward(l.at, dx, p.gradientOf(l.w.Dense), p.gradientOf(l.bias), dy, x, l.w)
 		return
 	}
 	p.d.LoRALinearBackward(l.at, dx, dy, s.u[i], x, l.w, l.adapter)

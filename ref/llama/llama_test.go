@@ -93,7 +93,7 @@ func TestPacking(t *testing.T) {
 func TestGenerate(t *testing.T) {
 	m, _ := newModel(t, num.Float32)
 	run := func(c op.Choice) (out []int32) {
-		if err := m.Generate(ids(5), 20, c, func(id int32) bool { out = append(out, id); return true }); err != nil {
+		if err := m.Generate(ids(5), 20, llama.Sampling{Choice: c}, func(id int32) bool { out = append(out, id); return true }); err != nil {
 			t.Fatal(err)
 		}
 		return out
@@ -111,7 +111,7 @@ func TestGenerate(t *testing.T) {
 		n      int
 		want   string
 	}{{nil, 3, "no tokens"}, {ids(60), 5, "context of 64"}, {[]int32{11}, 1, "token id 11"}} {
-		if err := m.Generate(bad.prompt, bad.n, op.Choice{}, func(int32) bool { return true }); err == nil || !strings.Contains(err.Error(), bad.want) {
+		if err := m.Generate(bad.prompt, bad.n, llama.Sampling{}, func(int32) bool { return true }); err == nil || !strings.Contains(err.Error(), bad.want) {
 			t.Errorf("%v", err)
 		}
 	}

@@ -42,10 +42,10 @@ type Trace struct {
 	rope   tables
 }
 
-// Loss sets loss [tokens, 1] to each token's cross-entropy, 0 where its label is ignored, for training: with dropout.
+// Loss sets loss [tokens, 1] to each token's cross-entropy, 0 where its label is ignored, for training: with dropout and noise.
 func (m *Model) Loss(b *Batch, loss *op.Tensor) *Trace { return m.loss(b, loss, true) }
 
-// Evaluate is Loss without dropout, which keeps nothing for backward.
+// Evaluate is Loss without dropout and noise, which keeps nothing for backward.
 func (m *Model) Evaluate(b *Batch, loss *op.Tensor) {
 	forgetting := *m
 	forgetting.Checkpointing = true
@@ -56,8 +56,7 @@ func (m *Model) loss(b *Batch, loss *op.Tensor, training bool) *Trace {
 	d := m.device
 	t := &Trace{rope: m.tablesFor(op.Step, b.Longest)}
 	p := &pass{Model: m, d: d, life: op.Step, b: b, rope: t.rope, training: training}
-	x := p.hidden("embedding", m.HiddenSize)
-	d.Embedding(outside("embed_tokens"), x, m.embedding, b.IDs)
+	x := p.embedded()
 	t.inputs = append(t.inputs, x)
 	for i := range m.blocks {
 		x = m.blockForward(p, &m.blocks[i], x, t)
@@ -68,8 +67,32 @@ func (m *Model) loss(b *Batch, loss *op.Tensor, training bool) *Trace {
 	return t
 }
 
+// embedded is the first block's input: the tokens' embeddings, in training with noise, through which a gradient goes unchanged.
+func (p *pass) embedded() *op.Tensor {
+	at, x, noise := outside("embed_tokens"), p.input("embedding"), p.Noise
+	if !p.training || noise.Alpha == 0 {
+		p.d.Embedding(at, x, p.embedding, p.b.IDs)
+		return x
+	}
+	mark := p.d.Mark(op.Block)
+	defer p.d.Release(mark)
+	plain := p.d.New(op.Block, "activations/embedding", p.Compute, p.b.Tokens, p.HiddenSize)
+	p.d.Embedding(at, plain, p.embedding, p.b.IDs)
+	noise.Clock = p.Clock
+	p.d.Noise(at, x, plain, p.b.Segments, noise)
+	return x
+}
+
+// input is what a block reads, and what checkpointing keeps of it.
+func (p *pass) input(name string) *op.Tensor {
+	if !p.Checkpointing {
+		return p.hidden(name, p.HiddenSize)
+	}
+	return p.d.New(p.life, "checkpoints/"+name, p.Compute, p.b.Tokens, p.HiddenSize)
+}
+
 func (m *Model) blockForward(p *pass, bl *block, x *op.Tensor, t *Trace) *op.Tensor {
-	y := p.hidden("block", m.HiddenSize)
+	y := p.input("block")
 	t.inputs = append(t.inputs, y)
 	if !m.Checkpointing {
 		t.saved = append(t.saved, bl.forward(p, y, x))
@@ -83,7 +106,7 @@ func (m *Model) blockForward(p *pass, bl *block, x *op.Tensor, t *Trace) *op.Ten
 	return y
 }
 
-// Backward adds to the gradients of every adapter; g [1, 1] is the gradient of each token's loss.
+// Backward adds to the gradients of every parameter; g [1, 1] is the gradient of each token's loss.
 func (m *Model) Backward(b *Batch, t *Trace, g *op.Tensor) {
 	d := m.device
 	p := &pass{Model: m, d: d, life: op.Block, b: b, rope: t.rope, training: true}
@@ -92,14 +115,17 @@ func (m *Model) Backward(b *Batch, t *Trace, g *op.Tensor) {
 
 	mark := d.Mark(op.Block)
 	dn := p.gradient(t.n)
-	d.HeadLossBackward(outside("lm_head"), dn, nil, t.lse, t.n, m.head, b.Labels, g)
-	d.RMSNormBackward(outside("norm"), grad, nil, dn, last, m.norm, t.r)
+	d.HeadLossBackward(outside("lm_head"), dn, m.headGradient(), t.lse, t.n, m.head, b.Labels, g)
+	d.RMSNormBackward(outside("norm"), grad, m.gradientOf(m.norm), dn, last, m.norm, t.r)
 	d.Release(mark)
 
 	for i := len(m.blocks) - 1; i >= 0; i-- {
 		mark := d.Mark(op.Block)
 		m.blocks[i].backward(p, grad, m.recalled(p, i, t))
 		d.Release(mark)
+	}
+	if table := m.gradientOf(m.embedding); table != nil {
+		d.EmbeddingBackward(outside("embed_tokens"), table, grad, b.IDs)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package llama is the LLaMA decoder (Touvron et al., 2023) and its relatives, written once against op.Device: forward and
 // backward by hand, no tape. Read config.go for the shape, model.go for what a model holds, block.go for the arithmetic, loss.go
-// for training and generate.go for generation.
+// and trained.go for training and generate.go for generation.
 //
 // # Another architecture
 //
@@ -21,7 +21,7 @@ import (
 	"qlora/ref/quant"
 )
 
-// Model is a frozen base, with or without adapters, on a device.
+// Model is a base on a device: frozen, with or without adapters, or trained itself, whole or in parts.
 type Model struct {
 	Config
 	Compute num.DType // the type of activations and of weights where they are used
@@ -30,19 +30,26 @@ type Model struct {
 	// Checkpointing keeps only each block's input for backward, which computes the block again.
 	Checkpointing bool
 
+	// Noise is added to the embeddings in training. Its clock is the model's.
+	Noise op.Noise
+
 	device    op.Device
 	embedding *op.Tensor
 	blocks    []block
 	norm      *op.Tensor
 	head      op.Weight
 	tables    tables
+
+	whole   []Parameter        // the base's own tensors that are trained
+	trained map[*op.Tensor]int // where in whole the parameter of a weight stands
 }
 
 // Options say how a base is held and what is trained.
 type Options struct {
 	Compute num.DType
 	Quant   *quant.Options // nil keeps the linear layers as they come: dense in Compute, or in the 4 bits of their files
-	LoRA    *lora.Config   // nil trains nothing
+	LoRA    *lora.Config   // the adapters; nil for none
+	Full    bool           // train every tensor of the base: full fine-tuning
 	Context int            // the longest sequence that will be asked for; 0 is max_position_embeddings
 
 	// Adapter is one to compute with, if it has modules; LoRA is not asked then.
@@ -51,7 +58,8 @@ type Options struct {
 
 // Weights gives a base's tensors by their Hugging Face names and the shapes that they must have.
 type Weights interface {
-	// Float32 gives a tensor row-major. Its values are good until the next call, so that one tensor at a time is in memory.
+	// Float32 gives a tensor row-major. Its values are good until the next call, so that one tensor at a time is in memory. A device that
+	// only accounts for memory needs none of them: nil will do.
 	Float32(name string, shape []int) ([]float32, error)
 	// Quantized gives a linear layer's weight that is in 4 bits already; nil for one that is not.
 	Quantized(name string, shape []int) (*quant.Tensor, error)
@@ -91,8 +99,11 @@ func New(d op.Device, c Config, o Options, weights Weights) (*Model, error) {
 		}
 		o.LoRA = loraOf(o.Adapter)
 	}
+	if err := c.checkTrained(o); err != nil {
+		return nil, err
+	}
 	m := &Model{Config: c, Compute: o.Compute, device: d, Clock: d.NewInts(op.Run, "batch/clock", op.ClockLen)}
-	b := builder{d: d, options: o, weights: weights, clock: m.Clock}
+	b := builder{d: d, options: o, weights: weights, clock: m.Clock, trained: map[*op.Tensor]int{}}
 	m.embedding = b.dense(embeddingWeight, o.Compute, c.VocabSize, c.HiddenSize)
 	for layer := range c.NumHiddenLayers {
 		m.blocks = append(m.blocks, b.block(layer, c))
@@ -105,6 +116,7 @@ func New(d op.Device, c Config, o Options, weights Weights) (*Model, error) {
 	if b.err != nil {
 		return nil, b.err
 	}
+	m.whole, m.trained = b.whole, b.trained
 	context := c.MaxPositionEmbeddings
 	if o.Context > 0 {
 		context = min(context, o.Context)
@@ -119,6 +131,8 @@ type builder struct {
 	options Options
 	weights Weights
 	clock   *op.Ints
+	whole   []Parameter
+	trained map[*op.Tensor]int
 	err     error
 }
 
@@ -154,6 +168,10 @@ func (b *builder) projection(prefix string, at op.At, s projectionShape) project
 	}
 	if l := b.options.LoRA; l != nil && b.err == nil {
 		if l, ok := l.Of(prefix + at.Name); ok {
+			if b.options.Trains(prefix + at.Name + ".weight") {
+				b.err = fmt.Errorf("module %s: modules_to_save and target_modules both choose it", prefix+at.Name)
+				return p
+			}
 			p.adapter = lora.New(b.d, at, s.out, s.in, l, b.clock)
 			b.load(prefix+at.Name, p.adapter)
 		}
@@ -161,12 +179,12 @@ func (b *builder) projection(prefix string, at op.At, s projectionShape) project
 	return p
 }
 
-// linear is a layer's weight: in the 4 bits that its file has, quantized now, or dense, as one that the adapter saves.
+// linear is a layer's weight: in the 4 bits that its file has, quantized now, or dense, as one that the adapter saves or that is trained.
 func (b *builder) linear(at op.At, name string, out, in int) op.Weight {
 	if b.err != nil {
 		return op.Weight{}
 	}
-	if _, saved := b.options.Adapter.Saved[name]; saved {
+	if _, saved := b.options.Adapter.Saved[name]; saved || b.options.Trains(name) {
 		return op.Weight{Dense: b.dense(name, b.options.Compute, out, in)}
 	}
 	q, err := b.weights.Quantized(name, []int{out, in})
@@ -214,12 +232,25 @@ func (b *builder) finite(name string, x []float32, err error) []float32 {
 }
 
 func (b *builder) dense(name string, t num.DType, rows, cols int) *op.Tensor {
-	return b.upload(name, t, rows, cols, b.values(name, rows, cols))
+	return b.own(name, t, []int{rows, cols}, b.values(name, rows, cols))
 }
 
 // vector is dense for a norm's weight or a bias, which a file holds with one dimension.
 func (b *builder) vector(name string, t num.DType, n int) *op.Tensor {
-	return b.upload(name, t, 1, n, b.values(name, n))
+	return b.own(name, t, []int{n}, b.values(name, n))
+}
+
+// own is a tensor of the base with its values, which is trained if that is wanted.
+func (b *builder) own(name string, t num.DType, shape []int, x []float32) *op.Tensor {
+	rows, cols := 1, shape[len(shape)-1]
+	if len(shape) == 2 {
+		rows = shape[0]
+	}
+	w := b.upload(name, t, rows, cols, x)
+	if b.err == nil && b.options.Trains(name) {
+		b.train(name, shape, w, x)
+	}
+	return w
 }
 
 func (b *builder) upload(name string, t num.DType, rows, cols int, x []float32) *op.Tensor {

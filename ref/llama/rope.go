@@ -90,17 +90,26 @@ type tables struct{ cos, sin *op.Tensor }
 
 func newTables(d op.Device, life op.Lifetime, c Config, positions int) tables {
 	half := c.HeadDim / 2
+	t := tables{d.New(life, "tables/cos", num.Float32, positions, half), d.New(life, "tables/sin", num.Float32, positions, half)}
+	var sines []float32
+	op.Fill(d, t.cos, func() (cosines []float32) {
+		cosines, sines = c.angles(positions)
+		return cosines
+	})
+	op.Fill(d, t.sin, func() []float32 { return sines })
+	return t
+}
+
+// angles are cosine and sine of every position's angles.
+func (c Config) angles(positions int) (cosines, sines []float32) {
 	invFreq := c.InvFreq(positions)
-	cosines, sines := make([]float32, positions*half), make([]float32, positions*half)
 	for p := range positions {
-		for i, f := range invFreq {
-			sines[p*half+i], cosines[p*half+i] = num.SinCos(num.RoPEAngle(p, f))
+		for _, f := range invFreq {
+			sine, cosine := num.SinCos(num.RoPEAngle(p, f))
+			cosines, sines = append(cosines, cosine), append(sines, sine)
 		}
 	}
-	t := tables{d.New(life, "tables/cos", num.Float32, positions, half), d.New(life, "tables/sin", num.Float32, positions, half)}
-	d.Write(t.cos, cosines)
-	d.Write(t.sin, sines)
-	return t
+	return cosines, sines
 }
 
 // tablesFor are the model's own, or, where dynamic scaling makes the angles depend on the length, those of the length.

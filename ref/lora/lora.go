@@ -2,7 +2,7 @@
 //
 //	y = x·Wᵀ + s·(dropout(x)·Aᵀ)·Bᵀ,   A [r, in], B [out, r], s = α/r
 //
-// Only A and B are trained. Their masters are float32 and are cast where they are used. Each rounding of the forward and
+// Only A and B are trained, and what ModulesToSave names. Their masters are float32 and are cast where they are used. Each rounding of the forward and
 // the backward pass is written in op.LoRAForward and op.LoRABackward.
 package lora
 
@@ -27,6 +27,15 @@ type Config struct {
 	// Modules are the linear layers with an adapter, by their full names, and the rank and α of each (see package peft);
 	// nil is every linear layer but the head, with R and Alpha.
 	Modules map[string]peft.Rank
+
+	// ModulesToSave are modules that are trained whole beside the adapters: their own weights and biases, in float32. What a name
+	// names, peft.Patterns.Saves says.
+	ModulesToSave []string
+}
+
+// Saves says whether a module is one of ModulesToSave, or a part of one.
+func (c Config) Saves(module string) bool {
+	return peft.Patterns{ModulesToSave: c.ModulesToSave}.Saves(module)
 }
 
 // Of is c with the rank and α of a module; ok is false for one without an adapter.
@@ -72,7 +81,7 @@ func New(d op.Device, at op.At, out, in int, c Config, clock *op.Ints) *op.Adapt
 		Scale: c.Scale(), Float32: c.Float32,
 		Dropout: op.Dropout{P: c.Dropout, Seed: c.Seed, Clock: clock},
 	}
-	d.Write(a.A, InitA(at, c.R, in, c.Seed))
+	op.Fill(d, a.A, func() []float32 { return InitA(at, c.R, in, c.Seed) })
 	return a
 }
 

@@ -13,19 +13,21 @@ const (
 	Run   Lifetime = iota // until the device is closed: weights, adapter, optimizer state
 	Step                  // one optimizer step: batch, losses, the inputs that checkpointing keeps
 	Block                 // one decoder block, forward or backward
+	Paged                 // as Run, but it leaves memory while there is no room for it: optimizer state
 )
 
-var lifetimeNames = [...]string{Run: "run", Step: "step", Block: "block"}
+var lifetimeNames = [...]string{Run: "run", Step: "step", Block: "block", Paged: "paged"}
 
 func (l Lifetime) String() string { return lifetimeNames[l] }
 
 // Arena accounts for every byte that a device holds, by name, under a cap. It holds no memory itself.
 type Arena struct {
 	Cap   int64 // bytes; 0 is no cap
-	live  [3][]allocation
+	live  [4][]allocation
 	used  int64
 	peak  int64
 	parts map[string]*Part
+	pages *Pages // what leaves memory where there is no room; nil for nothing
 }
 
 type allocation struct {
@@ -37,6 +39,7 @@ type allocation struct {
 type Part struct {
 	Name       string
 	Used, Peak int64 // bytes
+	AtPeak     int64 // bytes when the device held the most; of all parts they add up to that
 }
 
 // Mark is a point in a lifetime's allocations to which Release returns.
@@ -48,13 +51,31 @@ type Mark struct {
 // Lifetime is the one whose allocations m stands in.
 func (m Mark) Lifetime() Lifetime { return m.life }
 
-// Alloc accounts for bytes under a name such as "weights/layers.0.q_proj", whose first component is the part. Above the
-// cap nothing is accounted and the error carries the table of what is held.
+// Alloc accounts for bytes under a name such as "weights/layers.0.q_proj", whose first component is the part. Pages leave if there is
+// no room otherwise. Above the cap nothing is accounted and the error carries the table of what is held.
 func (a *Arena) Alloc(life Lifetime, name string, bytes int64) error {
 	if a.Cap > 0 && a.used+bytes > a.Cap {
-		return fmt.Errorf("memory limit: %s needs %s, and %s of %s are in use; raise --memory-limit or make the batch smaller\n%s",
-			name, Bytes(bytes), Bytes(a.used), Bytes(a.Cap), a.Table())
+		if err := a.pages.leave(bytes); err != nil {
+			return err
+		}
+		if a.used+bytes > a.Cap {
+			return a.full(name, bytes)
+		}
 	}
+	p := a.part(name)
+	a.add(p, bytes)
+	a.live[life] = append(a.live[life], allocation{p, bytes})
+	return nil
+}
+
+// full is the error that there is no room.
+func (a *Arena) full(name string, bytes int64) error {
+	return fmt.Errorf("memory limit: %s needs %s, and %s of %s are in use; raise --memory-limit or make the batch smaller\n%s",
+		name, Bytes(bytes), Bytes(a.used), Bytes(a.Cap), a.Table())
+}
+
+// part is that to which a name counts.
+func (a *Arena) part(name string) *Part {
 	part, _, _ := strings.Cut(name, "/")
 	if a.parts == nil {
 		a.parts = map[string]*Part{}
@@ -64,12 +85,19 @@ func (a *Arena) Alloc(life Lifetime, name string, bytes int64) error {
 		p = &Part{Name: part}
 		a.parts[part] = p
 	}
+	return p
+}
+
+// add counts bytes that come, or, below zero, leave.
+func (a *Arena) add(p *Part, bytes int64) {
 	p.Used += bytes
 	p.Peak = max(p.Peak, p.Used)
-	a.used += bytes
-	a.peak = max(a.peak, a.used)
-	a.live[life] = append(a.live[life], allocation{p, bytes})
-	return nil
+	if a.used += bytes; a.used > a.peak {
+		a.peak = a.used
+		for _, p := range a.parts {
+			p.AtPeak = p.Used
+		}
+	}
 }
 
 // Mark remembers where a lifetime's allocations stand.
@@ -88,7 +116,7 @@ func (a *Arena) Release(m Mark) {
 func (a *Arena) Used() int64 { return a.used }
 func (a *Arena) Peak() int64 { return a.peak }
 
-// Parts are sorted by peak, largest first. Their peaks need not fall on the same instant.
+// Parts are sorted by peak, largest first. Their peaks need not fall on the same instant, but AtPeak does.
 func (a *Arena) Parts() []Part {
 	var ps []Part
 	for _, p := range a.parts {

@@ -139,7 +139,13 @@ func CheckAdd(at At, y, a, b *Tensor) {
 	shaped(at, b, a.Rows, a.Cols)
 }
 
+func CheckCopy(at At, y, x *Tensor) {
+	shaped(at, y, x.Rows, x.Cols)
+	full(at, x)
+}
+
 func CheckDropout(at At, y, x *Tensor) { shaped(at, y, x.Rows, x.Cols) }
+func CheckNoise(at At, y, x *Tensor)   { shaped(at, y, x.Rows, x.Cols) }
 
 func CheckHeadLoss(at At, loss, lse, x *Tensor) {
 	shaped(at, loss, x.Rows, 1)
@@ -154,6 +160,13 @@ func CheckHeadLossBackward(at At, dx, dw, x, g *Tensor) {
 }
 
 func CheckChoose(at At, logits *Tensor) { shaped(at, logits, 1, logits.Cols) }
+
+func CheckPenalize(at At, y, logits *Tensor) {
+	shaped(at, logits, 1, logits.Cols)
+	shaped(at, y, 1, logits.Cols)
+	full(at, y)
+}
+
 func CheckGradNorm(at At, norm *Tensor) { shaped(at, norm, 1, 1) }
 
 func CheckAdamW(at At, p, m, v, g *Tensor) {
@@ -166,6 +179,19 @@ func CheckAdamW(at At, p, m, v, g *Tensor) {
 func CheckAdamW8(at At, p, g *Tensor) {
 	shaped(at, g, p.Rows, p.Cols)
 	full(at, p, g)
+}
+
+func CheckLion(at At, p, m, g *Tensor) {
+	shaped(at, m, p.Rows, p.Cols)
+	shaped(at, g, p.Rows, p.Cols)
+	full(at, p, m, g)
+}
+
+// CheckPaged wants what is made to live Paged to be float32.
+func CheckPaged(name string, t num.DType) {
+	if t != num.Float32 {
+		panic(fmt.Sprintf("op: %s is %v: only %v lives paged", name, t, num.Float32))
+	}
 }
 
 // CheckIndices wants every value of x to be an index below n, or, where labels may be ignored, IgnoredLabel.

@@ -40,8 +40,8 @@ type Device interface {
 	ReadQuantized(w *Quantized) (*quant.Tensor, error)
 	// Dequantize: y = w's values, rounded to float32, then to y's type.
 	Dequantize(at At, y *Tensor, w *Quantized)
-	// NewState8 is AdamW's 8-bit state for n parameters, before the first step, for the run.
-	NewState8(name string, n int) *State8
+	// NewState8 is AdamW's 8-bit state for n parameters, before the first step. life is Run or Paged.
+	NewState8(life Lifetime, name string, n int) *State8
 	WriteState8(s *State8, x *optim.State8)
 	ReadState8(s *State8) (*optim.State8, error)
 	// Mark and Release bracket the allocations of one lifetime: what came after the mark is given back.
@@ -57,10 +57,13 @@ type Device interface {
 	Sync() error
 	// Record runs f. A device that can replays the work of an earlier f under the same key instead.
 	Record(key string, f func())
-	// BringIn and SendOut move a pageable tensor to the device ahead of its use, and back. Where there is one memory they
-	// do nothing.
+	// PageTo says in which folder lies the file to which goes what lives Paged when there is no room for it. Its whole size is taken
+	// from the disk now, so that a full one is found before a step is under way. Devices that do not page do nothing.
+	PageTo(dir string) error
+	// BringIn and BringInState8 begin to bring what lives Paged to the device, ahead of its use. They are hints: what is used comes in anyway,
+	// and what was used least recently leaves by itself.
 	BringIn(t *Tensor)
-	SendOut(t *Tensor)
+	BringInState8(s *State8)
 
 	// Embedding: y[i] = table[ids[i]].
 	Embedding(at At, y, table *Tensor, ids *Ints)
@@ -91,14 +94,21 @@ type Device interface {
 
 	Gate(at At, y, gate, up *Tensor, act Activation)
 	GateBackward(at At, dgate, dup, dy, gate, up *Tensor, act Activation)
+	// Add: y = a + b. y may be a.
 	Add(at At, y, a, b *Tensor)
+	// Copy: y = x, which is float32, rounded to y's type.
+	Copy(at At, y, x *Tensor)
 	Dropout(at At, y, x *Tensor, d Dropout)
 	DropoutBackward(at At, dx, dy *Tensor, d Dropout)
+	// Noise: y = x and noise, whose size depends on the length of each segment (see AddNoise). A gradient goes through it unchanged.
+	Noise(at At, y, x *Tensor, segments *Ints, n Noise)
 
 	// HeadLoss: loss and lse [tokens, 1], float32.
 	HeadLoss(at At, loss, lse, x *Tensor, w Weight, labels *Ints)
 	// HeadLossBackward: g [1, 1] is the gradient of every token's loss.
 	HeadLossBackward(at At, dx, dw, lse, x *Tensor, w Weight, labels *Ints, g *Tensor)
+	// Penalize: y [1, vocab], float32, is the one row of logits, less those of tokens that were seen or are banned. Both may hold IgnoredLabel.
+	Penalize(at At, y, logits *Tensor, seen, banned *Ints, penalty float32)
 	// Choose sets token[0] from the one row of logits; the clock's step selects the random number.
 	Choose(at At, token *Ints, logits *Tensor, c Choice, clock *Ints)
 
@@ -109,6 +119,16 @@ type Device interface {
 	AdamW(at At, p, m, v, g, scalars, norm *Tensor)
 	// AdamW8 is AdamW with 8-bit blockwise moments (optim.AdamW8).
 	AdamW8(at At, p *Tensor, s *State8, g, scalars, norm *Tensor)
+	// Lion updates p and m (float32) from g, by scalars of its own (optim.NewLionScalars).
+	Lion(at At, p, m, g, scalars, norm *Tensor)
+}
+
+// Fill writes what values gives to t. A device that only accounts for memory (it has a method Accounts that says so) does not ask for them.
+func Fill(d Device, t *Tensor, values func() []float32) {
+	if a, ok := d.(interface{ Accounts() bool }); ok && a.Accounts() {
+		return
+	}
+	d.Write(t, values())
 }
 
 // Adapter is LoRA on one linear layer: float32 masters A [r, in] and B [out, r], their gradients, and the branch's setting.

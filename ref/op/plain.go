@@ -12,11 +12,16 @@ import (
 // is called. Values of 16-bit tensors are widened, computed on in float32 and rounded once when they are stored.
 type Plain struct {
 	arena Arena
+	pages *Pages
 	err   error
 }
 
 // NewPlain is a reference device that may hold cap bytes; 0 is no limit.
-func NewPlain(cap int64) *Plain { return &Plain{arena: Arena{Cap: cap}} }
+func NewPlain(cap int64) *Plain {
+	p := &Plain{arena: Arena{Cap: cap}}
+	p.pages = NewPages(&p.arena)
+	return p
+}
 
 var _ Device = (*Plain)(nil)
 
@@ -32,13 +37,19 @@ func (p *Plain) Mark(life Lifetime) Mark               { return p.arena.Mark(lif
 func (p *Plain) Release(m Mark)                        { p.arena.Release(m) }
 func (p *Plain) Sync() error                           { return p.err }
 func (p *Plain) Record(key string, f func())           { f() }
-func (p *Plain) BringIn(t *Tensor)                     {}
-func (p *Plain) SendOut(t *Tensor)                     {}
+func (p *Plain) PageTo(dir string) error               { return p.pages.To(dir) }
+func (p *Plain) BringIn(t *Tensor)                     {} // it does one thing at a time
+func (p *Plain) BringInState8(s *State8)               {}
 func (p *Plain) Supports(op string, t num.DType) error { return nil }
 
 // New allocates zeros. Without memory the device's error sticks and the tensor is empty.
 func (p *Plain) New(life Lifetime, name string, t num.DType, rows, cols int) *Tensor {
 	x := &Tensor{Name: name, DType: t, Rows: rows, Cols: cols}
+	if life == Paged {
+		CheckPaged(name, t)
+		x.Handle = p.page(name, rows*cols, false)
+		return x
+	}
 	b := &plainBuffer{}
 	if p.alloc(life, name, int64(rows*cols*t.Size())) {
 		if t == num.Float32 {
@@ -74,29 +85,42 @@ func (p *Plain) ReadQuantized(w *Quantized) (*quant.Tensor, error) {
 	return w.Handle.(*quant.Tensor), nil
 }
 
-func (p *Plain) NewState8(name string, n int) *State8 {
+func (p *Plain) NewState8(life Lifetime, name string, n int) *State8 {
 	s := &State8{Name: name, Len: n}
-	if x := optim.NewState8(n); p.alloc(Run, name, int64(x.Bytes())) {
+	if life == Paged {
+		s.Handle = p.page(name, n, true)
+	} else if x := optim.NewState8(n); p.alloc(life, name, int64(x.Bytes())) {
 		s.Handle = x
 	}
 	return s
+}
+
+// page is nil where an error sticks.
+func (p *Plain) page(name string, n int, eight bool) (g *Page) {
+	if p.err == nil {
+		g, p.err = p.pages.New(name, n, eight)
+	}
+	return g
 }
 
 func (p *Plain) WriteState8(s *State8, x *optim.State8) {
 	if len(x.M) != s.Len {
 		panic(fmt.Sprintf("op: 8-bit state of %d values written to %s, which has %d", len(x.M), s.Name, s.Len))
 	}
-	if p.err == nil {
-		*s.Handle.(*optim.State8) = *x
-	}
+	p.with(true, func() { *state8(s) = *x }, s.Handle)
 }
 
 func (p *Plain) ReadState8(s *State8) (*optim.State8, error) {
-	if p.err != nil {
-		return nil, p.err
+	var x optim.State8
+	p.with(false, func() { x = *state8(s) }, s.Handle)
+	return &x, p.err
+}
+
+// with calls f, unless an error sticks, while those of the handles that are pages are in memory. changes says that f changes them.
+func (p *Plain) with(changes bool, f func(), handles ...any) {
+	if p.err == nil {
+		p.err = p.pages.With(f, changes, PagesOf(handles...)...)
 	}
-	x := *s.Handle.(*optim.State8)
-	return &x, nil
 }
 
 func (p *Plain) alloc(life Lifetime, name string, bytes int64) bool {
@@ -108,9 +132,7 @@ func (p *Plain) alloc(life Lifetime, name string, bytes int64) bool {
 
 func (p *Plain) Write(t *Tensor, x []float32) {
 	CheckWrite(t, x)
-	if p.err == nil {
-		store(t, x)
-	}
+	p.with(true, func() { store(t, x) }, t.Handle)
 }
 
 func (p *Plain) WriteInts(t *Ints, x []int32) {
@@ -120,17 +142,11 @@ func (p *Plain) WriteInts(t *Ints, x []int32) {
 	}
 }
 
-func (p *Plain) Zero(t *Tensor) {
-	if p.err == nil {
-		store(t, make([]float32, t.Len()))
-	}
-}
+func (p *Plain) Zero(t *Tensor) { p.Write(t, make([]float32, t.Len())) }
 
-func (p *Plain) Read(t *Tensor) ([]float32, error) {
-	if p.err != nil {
-		return nil, p.err
-	}
-	return append([]float32(nil), load(t)...), nil
+func (p *Plain) Read(t *Tensor) (x []float32, err error) {
+	p.with(false, func() { x = append(x, load(t)...) }, t.Handle)
+	return x, p.err
 }
 
 func (p *Plain) ReadInts(t *Ints) ([]int32, error) {
@@ -156,7 +172,7 @@ func load(t *Tensor) []float32 {
 		return nil
 	}
 	from, to := t.FirstRow*t.Cols, (t.FirstRow+t.Rows)*t.Cols
-	b := t.Handle.(*plainBuffer)
+	b := buffer(t)
 	if t.DType == num.Float32 {
 		return b.full[from:to]
 	}
@@ -180,7 +196,7 @@ func store(t *Tensor, x []float32) {
 		return
 	}
 	from, to := t.FirstRow*t.Cols, (t.FirstRow+t.Rows)*t.Cols
-	b := t.Handle.(*plainBuffer)
+	b := buffer(t)
 	if t.DType == num.Float32 {
 		copy(b.full[from:to], x)
 		return
@@ -195,6 +211,21 @@ func store(t *Tensor, x []float32) {
 			half[i] = num.ToFloat16(v)
 		}
 	}
+}
+
+// buffer is where t's values lie; those of a page, while it is in memory.
+func buffer(t *Tensor) *plainBuffer {
+	if g, paged := t.Handle.(*Page); paged {
+		return &plainBuffer{full: g.Full}
+	}
+	return t.Handle.(*plainBuffer)
+}
+
+func state8(s *State8) *optim.State8 {
+	if g, paged := s.Handle.(*Page); paged {
+		return &g.State8
+	}
+	return s.Handle.(*optim.State8)
 }
 
 func ints(t *Ints) []int32 { return t.Handle.([]int32) }

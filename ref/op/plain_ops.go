@@ -263,6 +263,16 @@ func (p *Plain) Add(at At, y, a, b *Tensor) {
 	})
 }
 
+func (p *Plain) Copy(at At, y, x *Tensor) {
+	CheckCopy(at, y, x)
+	p.do(at, func() error {
+		out := make([]float32, y.Len())
+		Copy(out, load(x), y.DType)
+		store(y, out)
+		return nil
+	})
+}
+
 func (p *Plain) Dropout(at At, y, x *Tensor, d Dropout) {
 	CheckDropout(at, y, x)
 	p.do(at, func() error {
@@ -281,6 +291,22 @@ func (p *Plain) DropoutBackward(at At, dx, dy *Tensor, d Dropout) {
 		into := gradient(dx, dy.Len())
 		addRounded(into, g, dy.DType)
 		store(dx, into)
+		return nil
+	})
+}
+
+func (p *Plain) Noise(at At, y, x *Tensor, segments *Ints, n Noise) {
+	CheckNoise(at, y, x)
+	p.do(at, func() error {
+		if err := CheckSegments(segments.Name, ints(segments), x.Rows); err != nil {
+			return err
+		}
+		out := append([]float32(nil), load(x)...)
+		if n.Alpha != 0 { // without noise there need not be a clock
+			clock := ints(n.Clock)
+			AddNoise(out, load(x), ints(segments), x.Cols, n.Alpha, n.Seed, noiseCounter(at, clock[ClockStep]), int(clock[ClockFirstToken]), y.DType)
+		}
+		store(y, out)
 		return nil
 	})
 }
@@ -317,6 +343,18 @@ func (p *Plain) HeadLossBackward(at At, dx, dw, lse, x *Tensor, w Weight, labels
 	})
 }
 
+func (p *Plain) Penalize(at At, y, logits *Tensor, seen, banned *Ints, penalty float32) {
+	CheckPenalize(at, y, logits)
+	p.do(at, func() error {
+		if err := errors.Join(CheckIndices(seen.Name, ints(seen), logits.Cols, "token id", true),
+			CheckIndices(banned.Name, ints(banned), logits.Cols, "token id", true)); err != nil {
+			return err
+		}
+		Penalize(load(y), load(logits), ints(seen), ints(banned), penalty)
+		return nil
+	})
+}
+
 func (p *Plain) Choose(at At, token *Ints, logits *Tensor, c Choice, clock *Ints) {
 	CheckChoose(at, logits)
 	p.do(at, func() error {
@@ -343,16 +381,20 @@ func (p *Plain) GradNorm(at At, norm *Tensor, grads []*Tensor) {
 
 func (p *Plain) AdamW(at At, x, m, v, g, scalars, norm *Tensor) {
 	CheckAdamW(at, x, m, v, g)
-	p.do(at, func() error {
-		optim.AdamW(load(x), load(m), load(v), load(g), load(scalars), load(norm)[0])
-		return nil
-	})
+	p.paged(at, func() { optim.AdamW(load(x), load(m), load(v), load(g), load(scalars), load(norm)[0]) }, m.Handle, v.Handle)
 }
 
 func (p *Plain) AdamW8(at At, x *Tensor, s *State8, g, scalars, norm *Tensor) {
 	CheckAdamW8(at, x, g)
-	p.do(at, func() error {
-		optim.AdamW8(load(x), s.Handle.(*optim.State8), load(g), load(scalars), load(norm)[0], quant.Spec)
-		return nil
-	})
+	p.paged(at, func() { optim.AdamW8(load(x), state8(s), load(g), load(scalars), load(norm)[0], quant.Spec) }, s.Handle)
+}
+
+func (p *Plain) Lion(at At, x, m, g, scalars, norm *Tensor) {
+	CheckLion(at, x, m, g)
+	p.paged(at, func() { optim.Lion(load(x), load(m), load(g), load(scalars), load(norm)[0]) }, m.Handle)
+}
+
+// paged runs an operation that changes what may lie in pages.
+func (p *Plain) paged(at At, f func(), handles ...any) {
+	p.do(at, func() error { return p.pages.With(f, true, PagesOf(handles...)...) })
 }

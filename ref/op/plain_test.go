@@ -33,13 +33,29 @@ func TestArena(t *testing.T) {
 		t.Errorf("used %d, peak %d", a.Used(), a.Peak())
 	}
 	parts := a.Parts()
-	if len(parts) != 2 || parts[0] != (Part{"activations", 0, 400}) || parts[1] != (Part{"weights", 400, 400}) {
+	if len(parts) != 2 || parts[0] != (Part{"activations", 0, 400, 400}) || parts[1] != (Part{"weights", 400, 400, 400}) {
 		t.Errorf("%+v", parts)
 	}
 	d.New(Block, "gradients/z", num.Float32, 1000, 1)
 	err := d.Sync()
 	if err == nil || !strings.Contains(err.Error(), "gradients/z needs 3.9 KiB") || !strings.Contains(err.Error(), "weights") || a.Used() != 400 {
 		t.Errorf("used %d, %v", a.Used(), err)
+	}
+}
+
+// What the parts hold when the most is held adds up to that, whatever they held before and after.
+func TestAtPeak(t *testing.T) {
+	d := NewPlain(0)
+	mark := d.Mark(Step)
+	d.New(Step, "a/x", num.Float32, 30, 1)
+	d.Release(mark)
+	d.New(Step, "a/x", num.Float32, 10, 1)
+	d.New(Step, "b/x", num.Float32, 25, 1)
+	d.Release(mark)
+	d.New(Step, "c/x", num.Float32, 20, 1)
+	want := []Part{{"a", 0, 120, 40}, {"b", 0, 100, 100}, {"c", 80, 80, 0}}
+	if got := d.Arena().Parts(); !slices.Equal(got, want) || d.Arena().Peak() != 140 {
+		t.Errorf("%+v, want %+v; the peak is %d", got, want, d.Arena().Peak())
 	}
 }
 
@@ -163,6 +179,13 @@ func TestChoose(t *testing.T) {
 	}
 	if k := counts(Choice{Temperature: 1, TopP: 0.8}); k[0] != 0 || k[4] != 0 || k[2] == 0 {
 		t.Errorf("those that reach 0.8: %v", k)
+	}
+	// The likeliest have e = 1, the next exp(−1) = 0.368, the next exp(−2) = 0.135.
+	if k := counts(Choice{Temperature: 1, MinP: 0.36}); k[0] != 0 || k[4] != 0 || k[2] == 0 {
+		t.Errorf("those of 0.36 of the likeliest: %v", k)
+	}
+	if k := counts(Choice{Temperature: 1, MinP: 0.37}); k[1]+k[3] < 0.999 || k[1] < 0.4 {
+		t.Errorf("those of 0.37 of the likeliest: %v", k)
 	}
 	if k := counts(Choice{Temperature: 0.05}); k[2] != 0 {
 		t.Errorf("nearly greedy: %v", k)

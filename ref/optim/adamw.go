@@ -1,4 +1,4 @@
-// Package optim is what happens between the gradients and the parameters: AdamW with moments in 32 and in 8 bits, clipping
+// Package optim is what happens between the gradients and the parameters: AdamW with moments in 32 and in 8 bits, Lion, clipping
 // by the global norm, learning-rate schedules, and the policy by which paged optimizer state comes and goes.
 package optim
 
@@ -8,7 +8,7 @@ import (
 	"qlora/ref/num"
 )
 
-// AdamWConfig holds the hyperparameters of AdamW (Loshchilov and Hutter, 2019).
+// AdamWConfig holds the hyperparameters of AdamW (Loshchilov and Hutter, 2019). Those of Lion are the same without Eps.
 type AdamWConfig struct {
 	LR, Beta1, Beta2, Eps, WeightDecay float64
 }

@@ -11,14 +11,14 @@ import (
 	"qlora/ref/quant"
 )
 
-// made is what testdata/adamw.py wrote: three optimizers' parameters and states after each of four steps.
+// made is what testdata/adamw.py or lion.py wrote: optimizers' parameters and states after each of four steps.
 type made struct {
 	t *testing.T
 	f *checkpoint.File
 }
 
-func openMade(t *testing.T) made {
-	f, err := checkpoint.Open(os.DirFS("testdata"), "adamw.safetensors")
+func openMade(t *testing.T, file string) made {
+	f, err := checkpoint.Open(os.DirFS("testdata"), file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func fma(x, y, z float32) float32 { return float32(math.FMA(float64(x), float64(
 // The libraries' moments are ours but for the last product of each, which their vector code adds without rounding it, and
 // for PyTorch's own m + (g − m)·(1 − β1): with that taken into account they agree to the bit.
 func TestMomentsOfTheLibraries(t *testing.T) {
-	made := openMade(t)
+	made := openMade(t, "adamw.safetensors")
 	for _, library := range []string{"torch", "bnb32"} {
 		m, v := make([]float32, 600), make([]float32, 600)
 		for step := 1; step <= 4; step++ {
@@ -82,7 +82,7 @@ func TestMomentsOfTheLibraries(t *testing.T) {
 // PyTorch on a CPU, which is not always the nearest float32.
 func TestStepsOfTheLibraries(t *testing.T) {
 	const unit = 1.0 / (1 << 24)
-	made := openMade(t)
+	made := openMade(t, "adamw.safetensors")
 	for _, library := range []string{"torch", "bnb32"} {
 		p, m, v := made.start(), make([]float32, 600), make([]float32, 600)
 		for step := 1; step <= 4; step++ {
@@ -112,7 +112,7 @@ func within(t *testing.T, what string, got, want float32, bound float64) {
 
 // All codes of the 8-bit moments are bitsandbytes' over four steps on our own; absmax is at most a unit away, for want of FMA.
 func TestAdamW8OfBitsandbytes(t *testing.T) {
-	made := openMade(t)
+	made := openMade(t, "adamw.safetensors")
 	p, s := made.start(), NewState8(600)
 	for step := 1; step <= 4; step++ {
 		AdamW8(p, s, made.floats("g", step), NewScalars(madeWith, 0, step), 0, quant.BnBCPU050)

@@ -142,6 +142,16 @@ func TestSchedulesOfTransformers(t *testing.T) {
 		{Schedule{"linear", 10, 100}, 37, 0.00014},
 		{Schedule{"linear", 10, 100}, 99, 2.2222222222222225e-06},
 		{Schedule{"constant_with_warmup", 7, 100}, 3, 8.571428571428571e-05},
+		{Schedule{"cosine_with_restarts", 10, 100}, 11, 0.0001999390827019096},
+		{Schedule{"cosine_with_restarts", 10, 100}, 99, 6.09172980904238e-08},
+		{Schedule{"polynomial", 10, 100}, 3, 6e-05},
+		{Schedule{"polynomial", 10, 100}, 37, 0.00014003},
+		{Schedule{"polynomial", 10, 100}, 99, 2.321111111111103e-06},
+		{Schedule{"polynomial", 10, 100}, 150, 9.999999999999998e-08},
+		{Schedule{"polynomial", 0, 7}, 1, 0.00017144285714285716},
+		{Schedule{"inverse_sqrt", 10, 100}, 3, 6e-05},
+		{Schedule{"inverse_sqrt", 10, 100}, 37, 0.00010397504898200727},
+		{Schedule{"inverse_sqrt", 0, 100}, 99, 0.00019901729062699988},
 	} {
 		if got := c.schedule.LR(2e-4, c.step); math.Abs(got/c.want-1) > 4.0/(1<<24) {
 			t.Errorf("%v after %d steps: %v, want %v", c.schedule, c.step, got, c.want)
@@ -160,6 +170,9 @@ func TestSchedules(t *testing.T) {
 		{"constant_with_warmup", 10, 0, 0}, {"constant_with_warmup", 10, 5, 0.5}, {"constant_with_warmup", 10, 50, 1},
 		{"linear", 10, 5, 0.5}, {"linear", 10, 10, 1}, {"linear", 10, 55, 0.5}, {"linear", 10, 100, 0}, {"linear", 0, 0, 1},
 		{"cosine", 10, 5, 0.5}, {"cosine", 10, 10, 1}, {"cosine", 10, 55, 0.5}, {"cosine", 10, 40, 0.75}, {"cosine", 10, 100, 0},
+		{"cosine_with_restarts", 10, 5, 0.5}, {"cosine_with_restarts", 10, 40, 0.75}, {"cosine_with_restarts", 10, 100, 0},
+		{"polynomial", 10, 5, 0.5}, {"polynomial", 10, 10, 1}, {"polynomial", 10, 55, 0.5}, {"polynomial", 10, 100, 5e-8}, {"polynomial", 10, 200, 5e-8},
+		{"inverse_sqrt", 10, 5, 0.5}, {"inverse_sqrt", 10, 10, 1}, {"inverse_sqrt", 10, 40, 0.5}, {"inverse_sqrt", 0, 0, 1}, {"inverse_sqrt", 0, 30000, 0.5},
 	} {
 		s := Schedule{c.kind, c.warmup, 100}
 		if got := s.LR(2, c.step); math.Abs(got-2*c.want) > 4e-7 || s.Check() != nil {
@@ -191,31 +204,49 @@ func TestPager(t *testing.T) {
 	if _, _, err := p.Use("too large", 101); err == nil {
 		t.Error("a page larger than the cap was accepted")
 	}
+	p.Use("small", 5)
+	if out := p.Room(94); !slices.Equal(out, []string{"large"}) || p.Used() != 5 {
+		t.Errorf("%v left a room that has become too small, %d bytes stay", out, p.Used())
+	}
+	if out := p.Room(-1); !slices.Equal(out, []string{"small"}) || p.Used() != 0 {
+		t.Errorf("%v left what is no room any more, %d bytes stay", out, p.Used())
+	}
+	if in, out, err := p.Use("small", 5); in || out != nil || err == nil {
+		t.Errorf("a page was brought in where there is no room")
+	}
 }
 
 // FuzzPager holds the policy against its definition: of the pages used since the start, each with the bytes it had when it
-// came, those stay that were used last and fit.
+// came, those stay that were used last and fit. Page p is none: it stands for a change of the room.
 func FuzzPager(f *testing.F) {
 	f.Add(int64(10), []byte("\x14\x25\x14\x39\x25"))
 	f.Add(int64(0), []byte("\x10\x21"))
+	f.Add(int64(20), []byte("\x14\x25\x36\xf8\x14\xff\x47"))
 	f.Fuzz(func(t *testing.T, room int64, uses []byte) {
 		p := Pager{Cap: room}
 		sizes, last := map[string]int64{}, map[string]int{}
 		for now, u := range uses {
 			name, size := string('a'+rune(u>>4)), int64(u&15)
-			in, out, err := p.Use(name, size)
-			if err != nil {
-				if size <= room {
-					t.Fatalf("%s of %d bytes was refused by room for %d", name, size, room)
+			var out []string
+			if name == "p" {
+				room = size
+				out = p.Room(room)
+			} else {
+				var in bool
+				var err error
+				if in, out, err = p.Use(name, size); err != nil {
+					if size <= room {
+						t.Fatalf("%s of %d bytes was refused by room for %d", name, size, room)
+					}
+					continue
 				}
-				continue
+				if _, was := sizes[name]; was == in {
+					t.Fatalf("%s was there: %v; has to come: %v", name, was, in)
+				} else if !was {
+					sizes[name] = size
+				}
+				last[name] = now
 			}
-			if _, was := sizes[name]; was == in {
-				t.Fatalf("%s was there: %v; has to come: %v", name, was, in)
-			} else if !was {
-				sizes[name] = size
-			}
-			last[name] = now
 			if n := len(out); n > 0 && p.Used()+sizes[out[n-1]] <= room {
 				t.Fatalf("%s had to leave and would have fitted", out[n-1])
 			}

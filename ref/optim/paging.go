@@ -27,13 +27,25 @@ func (p *Pager) Use(name string, bytes int64) (in bool, out []string, err error)
 			return false, nil, nil
 		}
 	}
-	for bytes > p.Cap-p.used {
+	out = p.leave(bytes)
+	p.recent, p.used = append(p.recent, page{name, bytes}), p.used+bytes
+	return true, out, nil
+}
+
+// Room changes Cap, for something else needs the memory or has given it back, and says which pages have to leave for that, in order.
+func (p *Pager) Room(bytes int64) (out []string) {
+	p.Cap = bytes
+	return p.leave(0)
+}
+
+// leave takes the least recently used pages away until there is room for bytes more.
+func (p *Pager) leave(bytes int64) (out []string) {
+	for len(p.recent) > 0 && bytes > p.Cap-p.used {
 		oldest := p.recent[0]
 		p.recent, p.used = p.recent[1:], p.used-oldest.bytes
 		out = append(out, oldest.name)
 	}
-	p.recent, p.used = append(p.recent, page{name, bytes}), p.used+bytes
-	return true, out, nil
+	return out
 }
 
 // Used is the number of bytes of pages on the device.

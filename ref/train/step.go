@@ -5,7 +5,6 @@ package train
 import (
 	"fmt"
 	"math"
-	"sort"
 
 	"qlora/ref/llama"
 	"qlora/ref/num"
@@ -25,49 +24,33 @@ type Config struct {
 	Schedule    optim.Schedule
 	MaxGradNorm float32 // 0 does not clip
 	EightBit    bool    // AdamW's moments in 8 bits, from optim.Min8BitSize elements on
+	Lion        bool    // Lion in place of AdamW, with a learning rate, betas and a decay of its own in AdamW's fields; its moment has 32 bits
+	Paged       bool    // the optimizer's state leaves memory where there is no room for it; no bit depends on that
 }
 
-// Trainer holds a run's optimizer on a device, beside the model whose adapters it trains.
+// Trainer holds a run's optimizer on a device, beside the model that it trains.
 type Trainer struct {
 	config Config
 	device op.Device
 	model  *llama.Model
-	params []param // in name order
+	params []param // in the order of their names
 	step   int     // optimizer steps taken
 
 	gradient, norm, scalars *op.Tensor
+	undecayed               *op.Tensor // scalars without weight decay
 }
 
-// param is a matrix that is trained, with AdamW's moments: m and v, or state8.
-type param struct {
-	name    string
-	p, grad *op.Tensor
-	m, v    *op.Tensor
-	state8  *op.State8
-}
-
-// New prepares to train every adapter of the model.
+// New prepares to train every parameter of the model.
 func New(d op.Device, m *llama.Model, c Config) *Trainer {
 	t := &Trainer{config: c, device: d, model: m}
-	for name, a := range m.Adapters() {
-		t.params = append(t.params, t.param(name+".lora_A", a.A, a.GradA), t.param(name+".lora_B", a.B, a.GradB))
+	for _, p := range m.Parameters() {
+		t.params = append(t.params, t.param(p))
 	}
-	sort.Slice(t.params, func(i, j int) bool { return t.params[i].name < t.params[j].name })
 	t.gradient = d.New(op.Run, "optimizer/gradient of a loss", num.Float32, 1, 1)
 	t.norm = d.New(op.Run, "optimizer/norm", num.Float32, 1, 1)
 	t.scalars = d.New(op.Run, "optimizer/scalars", num.Float32, 1, optim.NumScalars)
+	t.undecayed = d.New(op.Run, "optimizer/scalars", num.Float32, 1, optim.NumScalars)
 	return t
-}
-
-func (t *Trainer) param(name string, p, grad *op.Tensor) param {
-	r := param{name: name, p: p, grad: grad}
-	if t.config.EightBit && p.Len() >= optim.Min8BitSize {
-		r.state8 = t.device.NewState8("optimizer/"+name, p.Len())
-		return r
-	}
-	r.m = t.device.New(op.Run, "optimizer/"+name+".m", num.Float32, p.Rows, p.Cols)
-	r.v = t.device.New(op.Run, "optimizer/"+name+".v", num.Float32, p.Rows, p.Cols)
-	return r
 }
 
 // Report is what a step measured.
@@ -92,11 +75,14 @@ func (t *Trainer) Step(micro []Sequences) (Report, error) {
 	loss := d.New(op.Step, "batch/loss", num.Float32, tokens, 1)
 	d.Write(t.gradient, []float32{float32(1 / float64(counted))})
 	for _, p := range t.params {
-		d.Zero(p.grad)
+		p.ZeroGradients(d)
 	}
 	first := 0
 	for _, m := range micro {
 		first += t.accumulate(m, first, loss)
+	}
+	for _, p := range t.params {
+		p.JoinGradients(d)
 	}
 	r := Report{Step: t.step + 1, LR: t.config.Schedule.LR(t.config.AdamW.LR, t.step), Tokens: tokens}
 	t.update(r.LR)
@@ -139,28 +125,6 @@ func NewBatch(d op.Device, m Sequences) *llama.Batch {
 	return llama.NewBatch(d, ids, labels)
 }
 
-// update clips the gradients and moves every parameter.
-func (t *Trainer) update(lr float64) {
-	d := t.device
-	at := op.At{Layer: num.NoLayer, Name: "optimizer"}
-	var grads []*op.Tensor
-	for _, p := range t.params {
-		grads = append(grads, p.grad)
-	}
-	d.GradNorm(at, t.norm, grads)
-	c := t.config.AdamW
-	c.LR = lr
-	d.Write(t.scalars, optim.NewScalars(c, t.config.MaxGradNorm, t.step+1))
-	for _, p := range t.params {
-		at := op.At{Layer: num.NoLayer, Name: "optimizer." + p.name}
-		if p.state8 != nil {
-			d.AdamW8(at, p.p, p.state8, p.grad, t.scalars, t.norm)
-		} else {
-			d.AdamW(at, p.p, p.m, p.v, p.grad, t.scalars, t.norm)
-		}
-	}
-}
-
 // finish waits for the step's results.
 func (t *Trainer) finish(r Report, loss *op.Tensor, counted int) (Report, error) {
 	losses, err := t.device.Read(loss)
@@ -174,7 +138,7 @@ func (t *Trainer) finish(r Report, loss *op.Tensor, counted int) (Report, error)
 	t.step++
 	r.Loss, r.GradNorm = num.Sum(losses)/float32(counted), norm[0]
 	if !finite(r.Loss) || !finite(r.GradNorm) {
-		return r, fmt.Errorf("step %d: loss is %v and the gradient's norm %v: the run has diverged; resume from the last checkpoint with a lower learning_rate", r.Step, r.Loss, r.GradNorm)
+		return r, fmt.Errorf("step %d: loss is %v and the gradient's norm %v: the run has diverged; train again with a lower learning_rate, or find the first operation that makes one with --check-numerics", r.Step, r.Loss, r.GradNorm)
 	}
 	return r, nil
 }

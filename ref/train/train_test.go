@@ -11,6 +11,7 @@ import (
 	"qlora/ref/checkpoint"
 	"qlora/ref/llama"
 	"qlora/ref/lora"
+	"qlora/ref/lora/peft"
 	"qlora/ref/num"
 	"qlora/ref/op"
 	"qlora/ref/optim"
@@ -22,27 +23,43 @@ var tiny = llama.Config{
 	VocabSize: 40, MaxPositionEmbeddings: 32, RMSNormEps: 1e-5, RoPETheta: 10000,
 }
 
-// setting is what the cases vary.
+// setting is what the cases vary. Rank 0 trains every weight; a tied model has biases and norms of heads besides.
 type setting struct {
 	compute       num.DType
 	rank          int
 	dropout       float32
 	eightBit      bool
 	checkpointing bool
+	tied          bool
+	save          []string // modules_to_save
+	noise         float32
+}
+
+// options are those of the model.
+func (s setting) options() llama.Options {
+	if s.rank == 0 {
+		return llama.Options{Compute: s.compute, Full: true}
+	}
+	adapter := &lora.Config{R: s.rank, Alpha: 8, Dropout: s.dropout, Seed: 5, ModulesToSave: s.save, Modules: map[string]peft.Rank{}}
+	for _, m := range tiny.Modules() {
+		if !adapter.Saves(m) {
+			adapter.Modules[m] = peft.Rank{R: s.rank, Alpha: 8}
+		}
+	}
+	return llama.Options{Compute: s.compute, Quant: &quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true}, LoRA: adapter}
 }
 
 func newTrainer(t *testing.T, s setting) *Trainer {
 	t.Helper()
-	d := op.NewPlain(0)
-	m, err := llama.New(d, tiny, llama.Options{
-		Compute: s.compute,
-		Quant:   &quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true},
-		LoRA:    &lora.Config{R: s.rank, Alpha: 8, Dropout: s.dropout, Seed: 5},
-	}, llama.WeightsFunc(randomWeights))
+	d, shape := op.NewPlain(0), tiny
+	if s.tied {
+		shape.TieWordEmbeddings, shape.QKNorm, shape.QKVBias, shape.OutputBias, shape.MLPBias = true, true, true, true, true
+	}
+	m, err := llama.New(d, shape, s.options(), llama.WeightsFunc(randomWeights))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Checkpointing = s.checkpointing
+	m.Checkpointing, m.Noise = s.checkpointing, op.Noise{Alpha: s.noise, Seed: 5}
 	return New(d, m, Config{
 		AdamW:    optim.AdamWConfig{LR: 0.02, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01},
 		Schedule: optim.Schedule{Kind: "linear", Warmup: 2, Steps: 12}, MaxGradNorm: 1, EightBit: s.eightBit,
@@ -116,6 +133,11 @@ var settings = map[string]setting{
 	"bfloat16":                {compute: num.BFloat16, rank: 4},
 	"bfloat16, dropout":       {compute: num.BFloat16, rank: 4, dropout: 0.1},
 	"float32, 8-bit, dropout": {compute: num.Float32, rank: 256, dropout: 0.3, eightBit: true},
+	"full":                    {compute: num.BFloat16, noise: 1},
+	"full, tied, float32":     {compute: num.Float32, tied: true},
+	"full, tied, bfloat16":    {compute: num.BFloat16, tied: true, noise: 1},
+	"modules to save":         {compute: num.BFloat16, rank: 4, dropout: 0.1, save: []string{"embed_tokens", "norm", "0.mlp.up_proj"}},
+	"a head apart, float32":   {compute: num.Float32, rank: 4, tied: true, save: []string{"lm_head"}, noise: 1},
 }
 
 // A run's bytes do not depend on how its batches are cut, nor on whether activations are kept or computed again.
@@ -209,6 +231,30 @@ func TestLearns(t *testing.T) {
 		}
 		if !(last < first/3) {
 			t.Errorf("%s: loss %v at first, %v in the end", name, first, last)
+		}
+	}
+}
+
+// Weight decay moves matrices, and neither norms nor biases.
+func TestDecay(t *testing.T) {
+	var after [2]map[string][]float32
+	for i, decay := range []float64{0, 0.5} {
+		tr := newTrainer(t, setting{compute: num.Float32, tied: true})
+		tr.config.AdamW.WeightDecay, tr.config.Schedule.Kind = decay, "constant"
+		step(t, tr, 4)
+		after[i] = map[string][]float32{}
+		for _, p := range tr.params {
+			x, err := tr.device.Read(p.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after[i][p.Name] = x
+		}
+	}
+	for name, x := range after[0] {
+		vector := strings.Contains(name, "norm") || strings.HasSuffix(name, "bias")
+		if same := slices.Equal(x, after[1][name]); same != vector {
+			t.Errorf("%s: the same with decay and without: %v", name, same)
 		}
 	}
 }

@@ -17,7 +17,7 @@ func portable() *Set {
 		QuantizeFloat32: quantizeFloat32, QuantizeBFloat16: quantizeBFloat16,
 		Dequantize8: dequantize8, Absmax: absmax, Codes8: codes8,
 		Sum: num.Sum, Max: largest, Add: add, Mul: mul, Scale: scale, Shift: shift, Divide: divide,
-		ExpMinus: expMinus, Tanh: tanh, SiLU: silu, AdamW: adamW,
+		ExpMinus: expMinus, Tanh: tanh, SiLU: silu, AdamW: adamW, Lion: lion,
 		Peak: peak, Read: func(x []float32) { absmax(x) },
 	}
 	s.MatVecRows = 8
@@ -334,6 +334,23 @@ func adamW(p, m, v, g, s []float32, clip float32) {
 		v[i] = float32(v[i]*s[beta2]) + float32(float32(gi*s[oneMinusBeta2])*gi)
 		root := float32(math.Sqrt(float64(v[i])))
 		p[i] = float32(p[i]*s[decay]) + float32(m[i]*s[stepSize])/(root/s[rootBias2]+s[eps])
+	}
+}
+
+// lion takes the sign by its bit: half of the branches on a gradient's sign would be guessed wrong.
+func lion(p, m, g, s []float32, clip float32) {
+	one := math.Float32bits(1)
+	for i := range p {
+		gi := float32(g[i] * clip)
+		c := float32(m[i]*s[beta1]) + float32(gi*s[oneMinusBeta1])
+		sign := math.Float32frombits(math.Float32bits(c)&(1<<31) | one)
+		if c == 0 {
+			sign = 0
+		} else if c != c {
+			sign = c
+		}
+		p[i] = float32(p[i]*s[decay]) + float32(sign*s[stepSize])
+		m[i] = float32(m[i]*s[beta2]) + float32(gi*s[oneMinusBeta2])
 	}
 }
 

@@ -105,6 +105,8 @@ type Set struct {
 
 	// AdamW is optim.AdamW with clip = optim.ClipScale(norm, …) given.
 	AdamW func(p, m, v, g, scalars []float32, clip float32)
+	// Lion is optim.Lion, likewise.
+	Lion func(p, m, g, scalars []float32, clip float32)
 
 	// Peak multiplies and adds in registers as fast as this set can, and says how many operations that were: no product of float32 is
 	// faster. A round takes less than a microsecond.

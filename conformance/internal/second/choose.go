@@ -43,6 +43,9 @@ func choose(z []float32, c op.Choice, step uint32) int {
 		least := float32(c.TopP * sum(e))
 		e = e[:1+reach(e, func(running float32) bool { return running >= least })]
 	}
+	if least := c.MinP; least > 0 {
+		e = e[:max(1, slices.IndexFunc(append(e, -1), func(v float32) bool { return v < least }))]
+	}
 	u := num.Uniform(c.Seed, num.Counter{Purpose: num.Purpose("choose"), Layer: num.NoLayer, Step: step})
 	least := float32(u * sum(e))
 	return candidates[reach(e, func(running float32) bool { return running > least })]

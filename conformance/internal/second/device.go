@@ -25,7 +25,7 @@ import (
 type Device struct {
 	threads int
 	arena   op.Arena
-	heaps   [op.Block + 1]heap
+	heaps   [op.Paged + 1]heap
 	marks   map[op.Mark]place
 	queue   []func() error
 	err     error
@@ -46,8 +46,9 @@ func (d *Device) Name() string                                 { return "second"
 func (d *Device) Supports(operation string, t num.DType) error { return nil }
 func (d *Device) Arena() *op.Arena                             { return &d.arena }
 func (d *Device) Record(key string, f func())                  { f() }
+func (d *Device) PageTo(dir string) error                      { return nil } // all memory is one, and unlimited
 func (d *Device) BringIn(t *op.Tensor)                         {}
-func (d *Device) SendOut(t *op.Tensor)                         {}
+func (d *Device) BringInState8(s *op.State8)                   {}
 
 func (d *Device) New(life op.Lifetime, name string, t num.DType, rows, cols int) *op.Tensor {
 	return &op.Tensor{Name: name, DType: t, Rows: rows, Cols: cols, Handle: d.alloc(life, name, rows*cols*t.Size())}
@@ -57,8 +58,8 @@ func (d *Device) NewInts(life op.Lifetime, name string, n int) *op.Ints {
 	return &op.Ints{Name: name, Len: n, Handle: d.alloc(life, name, 4*n)}
 }
 
-func (d *Device) NewState8(name string, n int) *op.State8 {
-	return &op.State8{Name: name, Len: n, Handle: d.alloc(op.Run, name, 2*n+8*blocks(n, blocksize8))}
+func (d *Device) NewState8(life op.Lifetime, name string, n int) *op.State8 {
+	return &op.State8{Name: name, Len: n, Handle: d.alloc(life, name, 2*n+8*blocks(n, blocksize8))}
 }
 
 func (d *Device) WriteState8(s *op.State8, x *optim.State8) {

@@ -30,21 +30,30 @@ type end struct {
 	parts   []op.Part
 }
 
-// trained trains a tiny Qwen of two layers for three steps of dropout, packing, accumulation and recomputation, and lets it talk.
-func trained(t *testing.T, d op.Device, compute num.DType) (e end) {
+// trained trains a tiny Qwen of two layers for three steps of dropout, packing, accumulation and recomputation, and lets it talk. full trains
+// its weights, with noise, in place of an adapter.
+func trained(t *testing.T, d op.Device, compute num.DType, full bool) (e end) {
 	t.Helper()
 	config := llama.Config{
 		HiddenSize: 32, IntermediateSize: 48, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 2, HeadDim: 8, QKNorm: true,
 		VocabSize: 40, MaxPositionEmbeddings: 32, RMSNormEps: 1e-5, RoPETheta: 10000,
 	}
-	m, err := llama.New(d, config, llama.Options{
+	o := llama.Options{
 		Compute: compute, Quant: &quant.Options{Type: quant.NF4, Blocksize: 32, DoubleQuant: true},
 		LoRA: &lora.Config{R: trainedRank, Alpha: 8, Dropout: 0.2, Seed: 5, Float32: true},
-	}, llama.WeightsFunc(drawn))
+	}
+	if full {
+		o = llama.Options{Compute: compute, Full: true}
+		config.TieWordEmbeddings, config.QKVBias = true, true
+	}
+	m, err := llama.New(d, config, o, llama.WeightsFunc(drawn))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.Checkpointing = true
+	if full {
+		m.Noise = op.Noise{Alpha: 1, Seed: 8}
+	}
 	run := train.New(d, m, train.Config{
 		AdamW:    optim.AdamWConfig{LR: 0.02, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.01},
 		Schedule: optim.Schedule{Kind: "constant"}, MaxGradNorm: 0.5, EightBit: true,
@@ -64,7 +73,7 @@ func trained(t *testing.T, d op.Device, compute num.DType) (e end) {
 		t.Fatal(err)
 	}
 	choice := op.Choice{Temperature: 1.5, TopK: 30, TopP: 0.95, Seed: 4}
-	if err := m.Generate([]int32{1, 2, 3}, 12, choice, func(id int32) bool { e.said = append(e.said, id); return true }); err != nil {
+	if err := m.Generate([]int32{1, 2, 3}, 12, llama.Sampling{Choice: choice, RepetitionPenalty: 1.2, NoRepeat: 3}, func(id int32) bool { e.said = append(e.said, id); return true }); err != nil {
 		t.Fatal(err)
 	}
 	e.parts = d.Arena().Parts()
@@ -97,11 +106,14 @@ func sequence(k, n int) (s train.Sequence) {
 
 // A training has the reference's bytes, whatever the number of goroutines, and takes the same memory.
 func TestTraining(t *testing.T) {
-	for _, compute := range []num.DType{num.Float32, num.BFloat16} {
-		want := trained(t, op.NewPlain(0), compute)
+	for _, c := range []struct {
+		compute num.DType
+		full    bool
+	}{{num.Float32, false}, {num.BFloat16, false}, {num.BFloat16, true}} {
+		want := trained(t, op.NewPlain(0), c.compute, c.full)
 		for _, threads := range []int{1, 2, 3, 8} {
-			t.Run(fmt.Sprintf("%v, %d threads", compute, threads), func(t *testing.T) {
-				got := trained(t, New(threads), compute)
+			t.Run(fmt.Sprintf("%v, full %v, %d threads", c.compute, c.full, threads), func(t *testing.T) {
+				got := trained(t, New(threads), c.compute, c.full)
 				if !slices.Equal(got.reports, want.reports) {
 					t.Errorf("the steps report %+v, want %+v", got.reports, want.reports)
 				}

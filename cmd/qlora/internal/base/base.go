@@ -13,6 +13,7 @@ import (
 	"qlora/cmd/qlora/internal/tokenizer"
 	"qlora/ref/checkpoint"
 	"qlora/ref/llama"
+	"qlora/ref/num"
 	"qlora/ref/op"
 )
 
@@ -43,11 +44,21 @@ func Open(name string) (*Base, error) {
 // OpenWeights is Open for those who write a model's folder again: it reads no tokenizer, and refuses a GGUF file.
 func OpenWeights(name string) (*Base, error) {
 	b, err := open(name)
-	if err == nil && b.gguf != nil {
-		err = fmt.Errorf("model %s is a GGUF file: this command writes a folder again, so give it the Hugging Face folder that the file was made from", name)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.CheckFolder(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	return b, err
+	return b, nil
+}
+
+// CheckFolder is an error for a model that has no folder which could be written again.
+func (b *Base) CheckFolder() error {
+	if b.gguf == nil {
+		return nil
+	}
+	return fmt.Errorf("model %s is a GGUF file: this command writes a folder again, so give it the Hugging Face folder that the file was made from", b.Name)
 }
 
 func open(name string) (*Base, error) {
@@ -222,7 +233,7 @@ func (b *Base) Load(d op.Device, o llama.Options) (*llama.Model, error) {
 	return m, nil
 }
 
-// memory is what the weights take on the device, and what the largest takes besides while it is read.
+// memory is what the weights take on the device, with what it takes to train them, and what the largest takes besides while it is read.
 func (b *Base) memory(o llama.Options) (held, most int64) {
 	for _, t := range b.Config.Tensors() {
 		n := int64(1)
@@ -231,6 +242,11 @@ func (b *Base) memory(o llama.Options) (held, most int64) {
 		}
 		most = max(most, 4*n)
 		switch {
+		case o.Trains(t.Name):
+			held += 8 * n // the values and the gradient
+			if o.Compute != num.Float32 {
+				held += 2 * n
+			}
 		case t.Linear && o.Quant != nil:
 			held += o.Quant.Bytes(n)
 		case t.Linear && b.Model.InFourBits(t.Name):

@@ -2,7 +2,7 @@
 // alike in names; a name that is not known is an error that suggests the nearest.
 //
 // A field is an option if it has a tag `name:"max_steps"`; `alias:"steps"` gives it more names, `help:"…"` its description.
-// The types are string, bool, int, uint64, float64, []string and Size.
+// The types are string, bool, int, uint64, float64, []string, Texts and Size.
 package config
 
 import (
@@ -33,6 +33,9 @@ func (e *UsageError) Error() string { return e.Message }
 // Usagef makes a UsageError.
 func Usagef(format string, args ...any) error { return &UsageError{fmt.Sprintf(format, args...)} }
 
+// Texts are strings as they are written, commas and spaces included: each time that the flag is given adds one.
+type Texts []string
+
 // Size is a number of bytes, written 48GiB, 500MB or plainly.
 type Size int64
 
@@ -58,8 +61,14 @@ func fields(v reflect.Value) (list []option) {
 	return list
 }
 
+// Refuser is what options implement that know names of which they do not take the values.
+type Refuser interface {
+	// Refused says why a name, as in a file, is not taken; "" of one that is not known.
+	Refused(name string) string
+}
+
 // find gives the option of a name, or an error that suggests the nearest, spelled as in a file or as a flag.
-func find(list []option, name string, spell func(string) string) (option, error) {
+func find(into any, list []option, name string, spell func(string) string) (option, error) {
 	wanted := fileName(name)
 	best, least := "", 1+max(2, len(wanted)/3)
 	for _, o := range list {
@@ -72,6 +81,9 @@ func find(list []option, name string, spell func(string) string) (option, error)
 				best, least = n, d
 			}
 		}
+	}
+	if r, ok := into.(Refuser); ok && r.Refused(wanted) != "" {
+		return option{}, fmt.Errorf("not taken here: %s", r.Refused(wanted))
 	}
 	if best == "" {
 		return option{}, fmt.Errorf("unknown")
@@ -118,7 +130,7 @@ func ParseFlags(args []string, into any) (rest []string, err error) {
 			continue
 		}
 		name, text, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		o, err := find(list, name, flagName)
+		o, err := find(into, list, name, flagName)
 		if err != nil {
 			return nil, Usagef("flag --%s: %v", name, err)
 		}
@@ -190,7 +202,7 @@ func ParseYAML(b []byte, name string, into any) error {
 		}
 		for _, pair := range pairs {
 			key := keyName(pair.Key)
-			o, err := find(list, key, fileName)
+			o, err := find(into, list, key, fileName)
 			if err == nil && seen[o.name] {
 				err = fmt.Errorf("is there twice")
 			}
@@ -300,6 +312,12 @@ func set(v reflect.Value, items []string, text string) error {
 			}
 		}
 		return nil
+	case *Texts:
+		if text != "" {
+			items = []string{text} // not cut at commas
+		}
+		*p = append(*p, items...)
+		return nil
 	case *bool:
 		return convert(p, strconv.ParseBool, text, "true or false")
 	case *int:
@@ -380,15 +398,21 @@ func yamlValue(v reflect.Value) string {
 	case string:
 		return strconv.Quote(x)
 	case []string:
-		quoted := make([]string, len(x))
-		for i, item := range x {
-			quoted[i] = strconv.Quote(item)
-		}
-		return "[" + strings.Join(quoted, ", ") + "]"
+		return yamlList(x)
+	case Texts:
+		return yamlList(x)
 	case float64:
 		return strconv.FormatFloat(x, 'g', -1, 64)
 	}
 	return fmt.Sprint(v.Interface())
+}
+
+func yamlList(items []string) string {
+	quoted := make([]string, len(items))
+	for i, item := range items {
+		quoted[i] = strconv.Quote(item)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 // Help lists the options with their current values, but for those that are empty or false.

@@ -222,3 +222,21 @@ func FuzzYAML(f *testing.F) {
 		}
 	})
 }
+
+// Texts come as they are written, one a flag, and one a line of a list.
+func TestTexts(t *testing.T) {
+	type texts struct {
+		Stop Texts `name:"stop"`
+	}
+	want := texts{Texts{"### Human:", " a, b ", "\n\n"}}
+	var flags, file, again texts
+	if _, err := ParseFlags([]string{"--stop", "### Human:", "--stop= a, b ", "--stop", "\n\n"}, &flags); err != nil || !cmp.Equal(flags, want) {
+		t.Error(err, cmp.Diff(want, flags))
+	}
+	if err := ParseYAML([]byte("stop: ['### Human:', ' a, b ', \"\\n\\n\"]\n"), "run.yaml", &file); err != nil || !cmp.Equal(file, want) {
+		t.Error(err, cmp.Diff(want, file))
+	}
+	if err := ParseYAML([]byte(YAML(&want)), "again.yaml", &again); err != nil || !cmp.Equal(again, want) {
+		t.Error(err, cmp.Diff(want, again))
+	}
+}

@@ -76,7 +76,7 @@ func TestGreedyTextOfLlama2c(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ids []int32
-	err = m.Generate([]int32{b.Tokenizer.Start()}, 200, op.Choice{}, func(id int32) bool {
+	err = m.Generate([]int32{b.Tokenizer.Start()}, 200, llama.Sampling{}, func(id int32) bool {
 		ids = append(ids, id)
 		return len(ids) < 200
 	})

@@ -13,14 +13,22 @@ import (
 
 // Series is a line through points, drawn in the order given; X and Y are of one length.
 type Series struct {
-	Name string
-	X, Y []float64
-	Mark bool // points only
+	Name  string
+	X, Y  []float64
+	Mark  bool // points only
+	Faint bool // a thin, pale line, behind what matters
 }
 
-const (
-	width, height            = 720, 400
-	left, right, top, bottom = 84, 24, 66, 52
+// frame is a picture's size, the margins around the axes, in pixels, and whether the series are named.
+type frame struct {
+	width, height            int
+	left, right, top, bottom int
+	legend                   bool
+}
+
+var (
+	large = frame{720, 400, 84, 24, 66, 52, true}
+	small = frame{400, 250, 72, 14, 44, 46, false}
 )
 
 // colours are distinct to people who do not see red and green apart (Okabe and Ito).
@@ -28,6 +36,15 @@ var colours = []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7"}
 
 // Lines draws the series over common axes. Points that are not finite are left out; a line of one point is a dot.
 func Lines(w io.Writer, title, xLabel, yLabel string, series []Series) error {
+	return large.draw(w, title, xLabel, yLabel, series)
+}
+
+// Small draws one series, which the title names, in about a third of the area.
+func Small(w io.Writer, title, xLabel, yLabel string, s Series) error {
+	return small.draw(w, title, xLabel, yLabel, []Series{s})
+}
+
+func (f frame) draw(w io.Writer, title, xLabel, yLabel string, series []Series) error {
 	var xs, ys []float64
 	for _, s := range series {
 		if len(s.X) != len(s.Y) {
@@ -42,20 +59,23 @@ func Lines(w io.Writer, title, xLabel, yLabel string, series []Series) error {
 	if len(xs) == 0 {
 		return fmt.Errorf("plot %q: no points", title)
 	}
-	x, y := newAxis(xs, left, width-right), newAxis(ys, height-bottom, top)
+	x := newAxis(xs, float64(f.left), float64(f.width-f.right))
+	y := newAxis(ys, float64(f.height-f.bottom), float64(f.top))
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" `+
-		`font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="12" fill="#444">`+"\n", width, height, width, height)
+		`font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="12" fill="#444">`+"\n", f.width, f.height, f.width, f.height)
 	fmt.Fprintf(&b, "<title>%s</title>\n", escape(title))
 	b.WriteString(`<rect width="100%" height="100%" fill="#fff"/>` + "\n")
-	text(&b, left, 27, "start", `font-size="16" font-weight="600" fill="#111"`, title)
-	drawGrid(&b, x, y)
-	text(&b, (left+width-right)/2, height-12, "middle", "", xLabel)
-	fmt.Fprintf(&b, `<text transform="translate(16 %d) rotate(-90)" text-anchor="middle">%s</text>`+"\n", (top+height-bottom)/2, escape(yLabel))
+	text(&b, float64(f.left), 27, "start", `font-size="16" font-weight="600" fill="#111"`, title)
+	f.drawGrid(&b, x, y)
+	text(&b, float64(f.left+f.width-f.right)/2, float64(f.height-12), "middle", "", xLabel)
+	fmt.Fprintf(&b, `<text transform="translate(16 %d) rotate(-90)" text-anchor="middle">%s</text>`+"\n", (f.top+f.height-f.bottom)/2, escape(yLabel))
 	for i, s := range series {
 		drawSeries(&b, s, colours[i%len(colours)], x, y)
 	}
-	drawLegend(&b, series)
+	if f.legend {
+		f.drawLegend(&b, series)
+	}
 	b.WriteString("</svg>\n")
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -132,16 +152,16 @@ func text(b *strings.Builder, x, y float64, anchor, style, s string) {
 	fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="%s" %s>%s</text>`+"\n", x, y, anchor, style, escape(s))
 }
 
-func drawGrid(b *strings.Builder, x, y axis) {
+func (f frame) drawGrid(b *strings.Builder, x, y axis) {
 	for _, v := range y.ticks() {
-		fmt.Fprintf(b, `<path d="M%d %.1fH%d" stroke="#e4e4e4"/>`+"\n", left, y.at(v), width-right)
-		text(b, left-8, y.at(v)+4, "end", "", y.label(v))
+		fmt.Fprintf(b, `<path d="M%d %.1fH%d" stroke="#e4e4e4"/>`+"\n", f.left, y.at(v), f.width-f.right)
+		text(b, float64(f.left-8), y.at(v)+4, "end", "", y.label(v))
 	}
 	for _, v := range x.ticks() {
-		fmt.Fprintf(b, `<path d="M%.1f %dv5" stroke="#888"/>`+"\n", x.at(v), height-bottom)
-		text(b, x.at(v), height-bottom+18, "middle", "", x.label(v))
+		fmt.Fprintf(b, `<path d="M%.1f %dv5" stroke="#888"/>`+"\n", x.at(v), f.height-f.bottom)
+		text(b, x.at(v), float64(f.height-f.bottom+18), "middle", "", x.label(v))
 	}
-	fmt.Fprintf(b, `<path d="M%d %dH%d" stroke="#888"/>`+"\n", left, height-bottom, width-right)
+	fmt.Fprintf(b, `<path d="M%d %dH%d" stroke="#888"/>`+"\n", f.left, f.height-f.bottom, f.width-f.right)
 }
 
 func drawSeries(b *strings.Builder, s Series, colour string, x, y axis) {
@@ -157,8 +177,15 @@ func drawSeries(b *strings.Builder, s Series, colour string, x, y axis) {
 		}
 		return
 	}
-	fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2" stroke-linejoin="round" stroke-linecap="round"/>`+"\n",
-		strings.Join(points, " "), colour)
+	fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" %s stroke-linejoin="round" stroke-linecap="round"/>`+"\n",
+		strings.Join(points, " "), colour, s.pen())
+}
+
+func (s Series) pen() string {
+	if s.Faint {
+		return `stroke-width="1" opacity="0.4"`
+	}
+	return `stroke-width="2"`
 }
 
 func dot(colour string) string {
@@ -166,16 +193,16 @@ func dot(colour string) string {
 }
 
 // drawLegend names the series in a row under the title, where no line can run into it.
-func drawLegend(b *strings.Builder, series []Series) {
-	x := left
+func (f frame) drawLegend(b *strings.Builder, series []Series) {
+	x := f.left
 	for i, s := range series {
 		colour := colours[i%len(colours)]
-		sample := fmt.Sprintf(`<path d="M-10 0h20" stroke="%s" stroke-width="2"/>`, colour)
+		sample := fmt.Sprintf(`<path d="M-10 0h20" stroke="%s" %s/>`, colour, s.pen())
 		if s.Mark {
 			sample = dot(colour)
 		}
-		fmt.Fprintf(b, `<g transform="translate(%d %d)">%s</g>`+"\n", x+10, top-20, sample)
-		text(b, float64(x+28), top-16, "start", "", s.Name)
+		fmt.Fprintf(b, `<g transform="translate(%d %d)">%s</g>`+"\n", x+10, f.top-20, sample)
+		text(b, float64(x+28), float64(f.top-16), "start", "", s.Name)
 		x += 28 + 7*utf8.RuneCountInString(s.Name) + 24 // a letter is about 7 wide
 	}
 }
