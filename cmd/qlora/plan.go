@@ -278,8 +278,8 @@ func writeChanges(w io.Writer, title string, changes []plan.Change) {
 }
 
 // checkPlan says what training of a base will take, before its weights are loaded, and is an error if that is more than the limit, or than there
-// is. It says nothing where the device cannot.
-func (o trainOptions) checkPlan(w io.Writer, b *base.Base) error {
+// is. longest is the tokens of the longest slot of a batch. It says nothing where the device cannot.
+func (o trainOptions) checkPlan(w io.Writer, b *base.Base, longest int) error {
 	fourBit, err := fourBitOf(b)
 	if err != nil {
 		return err

@@ -116,7 +116,7 @@ func TestCheckPlan(t *testing.T) {
 			t.Fatal(err)
 		}
 		var said strings.Builder
-		switch err := o.checkPlan(&said, b); {
+		switch err := o.checkPlan(&said, b, o.SeqLen); {
 		case want.fails == "" && err != nil, !strings.Contains(said.String(), want.said), want.said == "" && said.Len() > 0:
 			t.Errorf("%s: %v; it says %q", flags, err, said.String())
 		case want.fails != "" && (err == nil || !strings.Contains(err.Error(), want.fails) || !strings.Contains(err.Error(), "--gradient-checkpointing")):

@@ -95,7 +95,7 @@ func newRun(c console, o trainOptions) (*trainingRun, error) {
 			return nil, usage(err)
 		}
 	}
-	if err := o.checkPlan(c.err, r.base); err != nil {
+	if err := o.checkPlan(c.err, r.base, r.batches.Longest()); err != nil {
 		return nil, err
 	}
 	if r.model, err = r.base.Load(r.device, options); err != nil {

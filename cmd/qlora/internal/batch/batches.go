@@ -80,6 +80,18 @@ func (b *Batches) slot(i int) []int {
 // Slots is how many slots an epoch has.
 func (b *Batches) Slots() int { return b.slots }
 
+// Longest is the tokens of the slot that has most. Every epoch has slots of the same lengths.
+func (b *Batches) Longest() (most int) {
+	for i := range b.slots {
+		tokens := 0
+		for _, s := range b.slot(i) {
+			tokens += len(b.sequences[s].IDs)
+		}
+		most = max(most, tokens)
+	}
+	return most
+}
+
 // Steps is how many steps some epochs take; the last may reach beyond them.
 func (b *Batches) Steps(epochs float64) int {
 	return int(math.Ceil(epochs * float64(b.slots) / float64(b.slotsOfStep())))

@@ -168,6 +168,9 @@ func TestPacking(t *testing.T) {
 	if fullest[0]+fullest[1] <= 64 {
 		t.Errorf("two bins of %d and %d tokens would fit into one", fullest[0], fullest[1])
 	}
+	if got := b.Longest(); got != fullest[len(fullest)-1] {
+		t.Errorf("the longest slot has %d tokens, not %d", fullest[len(fullest)-1], got)
+	}
 	if least := (tokens + 63) / 64; b.Slots() > least*11/9+1 {
 		t.Errorf("%d bins for what would fill %d", b.Slots(), least)
 	}
