@@ -44,7 +44,7 @@ var uncovered = map[string]string{
 
 	"op.Choice.Candidates": "choose", "op.Choice.Weights": "choose", "op.Pick": "choose", "optim.NewState8": constructor, "optim.State8.Bytes": memory, "optim.Clip": "clip_scale", "optim.Schedule.Check": checks, "optim.Pager.Used": "pager", "optim.Pager.Room": "pager",
 	"op.NewPages": constructor, "op.PagesOf": memory, "op.Page.Here": memory, "op.Pages.New": constructor, "op.Pages.To": files, "op.Pages.With": memory,
-	"op.Pages.Ahead": memory,
+	"op.Pages.Ahead": memory, "op.Pages.Close": files, "op.Arena.Keep": memory, "op.State8Bytes": memory,
 
 	"checkpoint.Adapter.Close": files, "checkpoint.Adapter.Float32": "adapter_read", "checkpoint.Saved.Shape": "adapter_read",
 	"checkpoint.NewAdapterConfig": constructor, "checkpoint.ParseAdapterConfig": "adapter_read",

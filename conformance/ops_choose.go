@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -15,10 +16,11 @@ func init() {
 		Formula: "logits z [1, vocab] → token I32 [1]. temperature 0: the index of the largest, the lowest of equals (−0 equals +0). Else " +
 			"candidates go from the largest down, equals by index; top_k > 0 keeps the first top_k; e_i = exp((z_i − z_max)/temperature) in their " +
 			"order, difference and quotient rounded to float32; 0 < top_p < 1 keeps them up to the first at which the running sum of e is at least " +
-			"top_p·Sum(e), all if none does; min_p > 0 then keeps them up to the one before the first with e < min_p, but the first always; the token is the first kept one at which the running sum exceeds u·Sum(e kept), the last if none does. " +
+			"top_p·Sum(e), all if none does; then they are kept up to the one before the first with e < min_p or e = 0, but the first always; the token is " +
+			"the first kept one at which the running sum exceeds u·Sum(e kept), the last kept one if none does. " +
 			"Running sums and both products are rounded to float32. u is the uniform (operation uniform) of seed, purpose \"choose\", layer 65535, " +
-			"the step and element 0. Sum is that of the operation sum. Logits may be infinite: −∞ is masked; where z_max is infinite, e is NaN, and " +
-			"no comparison holds. A logit that is NaN must be rejected.",
+			"the step and element 0. Sum is that of the operation sum. Logits may be infinite: −∞ is masked; where z_max is +∞, e is NaN of those " +
+			"that are, and no comparison of it holds. A logit that is NaN must be rejected, and so must logits that are all −∞.",
 		Cases:     chooseCases,
 		Reference: choose,
 		Device: func(b *Bench, in Tensors) Tensors {
@@ -33,6 +35,9 @@ func choose(c *Case, in Tensors) (Tensors, error) {
 	z := in["logits"].F
 	if i := slices.IndexFunc(z, func(v float32) bool { return v != v }); i >= 0 {
 		return nil, fmt.Errorf("the logit of token %d is NaN", i)
+	}
+	if slices.Max(z) == float32(math.Inf(-1)) {
+		return nil, errors.New("all logits are −∞: there is nothing to choose")
 	}
 	return Tensors{"token": Ints([]int32{int32(op.Choose(z, c.choice(), c.Int("step")))})}, nil
 }
@@ -90,6 +95,7 @@ func chooseCases(m *Maker) {
 	chooseNaNs(add)
 	chooseDraws(add)
 	chooseBoundaries(add)
+	chooseMasked(add)
 	chooseMinP(add)
 	add(Quick, BF16, 32000, op.Choice{Temperature: 0.7, TopP: 0.9, Seed: 4}, 7, "large-vocabulary", scaled(3))
 	add(Quick, F32, 32003, op.Choice{Temperature: 1, Seed: 4}, 8, "large-vocabulary", scaled(1))
@@ -198,7 +204,6 @@ func chooseMinP(add chooser) {
 	}
 	add(Quick, F32, 9, op.Choice{Temperature: 1, MinP: 0.1, Seed: 15}, 0, "masked", infinite)
 	add(Quick, F32, 9, op.Choice{Temperature: 1, Seed: 15}, 0, "masked", infinite)
-	add(Quick, F32, 9, op.Choice{Temperature: 1, MinP: 0.1, TopP: 0.5, Seed: 15}, 0, "masked", func(_ *random, n int) []float32 { return repeated(n, float32(math.Inf(-1))) })
 	add(Quick, F32, 9, op.Choice{MinP: 0.5}, 0, "greedy", scaled(1))
 }
 
@@ -238,6 +243,46 @@ func chooseBoundaries(add chooser) {
 			return z
 		})
 	}
+}
+
+// chooseMasked have tokens without weight behind a running sum that stays below the limit, or nothing else. The uniform of the seed and the
+// step is the largest there is, 1 − 2^-24, and exp(−16.75) is below half a unit of 1: the running sum stays at 1, Sum and u·Sum are above.
+func chooseMasked(add chooser) {
+	const seed, step = 16, 3372181
+	// One of 0, and at both ends and in the middle some without weight, the others as much below as low.
+	stuck := func(low, without float32) func(*random, int) []float32 {
+		return func(_ *random, n int) []float32 {
+			z := repeated(n, low)
+			z[n/3] = 0
+			for _, i := range []int{0, n / 2, n - 2, n - 1} {
+				z[i] = without
+			}
+			return z
+		}
+	}
+	masked := float32(math.Inf(-1))
+	for _, t := range []DType{F32, BF16, F16} {
+		for _, c := range []op.Choice{{Temperature: 1}, {Temperature: 1, TopP: 0.99999994}, {Temperature: 1, TopK: 31}, {Temperature: 1, TopK: 20}, {Temperature: 1, MinP: 1e-9}} {
+			c.Seed = seed
+			add(Smoke, t, 33, c, step, "masked-last", stuck(-16.75, masked))
+			add(Quick, t, 33, c, step, "masked-last", stuck(-16.75, -200))
+			add(Quick, t, 1000, c, step, "masked-last", stuck(-16.75, masked))
+		}
+		add(Quick, t, 1000, op.Choice{Temperature: 0.5, Seed: seed}, step, "masked-last", stuck(-8.375, masked))
+		for _, c := range []op.Choice{{}, {Temperature: 1, Seed: seed}, {Temperature: 1, TopK: 3, TopP: 0.5, MinP: 0.1, Seed: seed}} {
+			for _, vocab := range []int{1, 33, 1000} {
+				add(smokeIf(vocab == 33), t, vocab, c, 0, "all-masked", func(_ *random, n int) []float32 { return repeated(n, masked) })
+			}
+			// A single one that is not.
+			add(Quick, t, 33, c, 0, "masked", func(_ *random, n int) []float32 {
+				z := repeated(n, masked)
+				z[20] = -3
+				return z
+			})
+		}
+	}
+	// As many as a vocabulary has: of draws at random one in a thousand falls behind the running sum.
+	add(Full, F32, 128256, op.Choice{Temperature: 1, Seed: seed}, step, "masked-last", stuck(-18.4, masked))
 }
 
 // largestDraw is the step below 8192 that has a seed's largest uniform.

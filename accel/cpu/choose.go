@@ -4,29 +4,41 @@ import (
 	"errors"
 	"math"
 
+	"qlora/ref/num"
 	"qlora/ref/op"
 )
 
 // Penalize is the reference's, straight into y.
 func (d *Device) Penalize(at op.At, y, logits *op.Tensor, seen, banned *op.Ints, penalty float32) {
 	op.CheckPenalize(at, y, logits)
-	d.do(at, func() error {
+	d.within(at, func() workspace { return forRow(logits) }, func() error {
 		if err := errors.Join(op.CheckIndices(seen.Name, ints(seen), logits.Cols, "token id", true),
 			op.CheckIndices(banned.Name, ints(banned), logits.Cols, "token id", true)); err != nil {
 			return err
 		}
-		z := of(logits).at(d.kernel, d.shared.floats(slotX, logits.Cols))
-		op.Penalize(of(y).full, z, ints(seen), ints(banned), penalty)
+		op.Penalize(of(y).full, d.row(logits), ints(seen), ints(banned), penalty)
 		return nil
 	})
+}
+
+// row is one row of logits, widened where they are not float32.
+func (d *Device) row(logits *op.Tensor) []float32 {
+	return of(logits).at(d.kernel, d.shared.floats(slotX, forRow(logits).shared[slotX]))
+}
+
+func forRow(logits *op.Tensor) (need workspace) {
+	if logits.DType != num.Float32 {
+		need.shared[slotX] = logits.Cols
+	}
+	return need
 }
 
 // Choose picks as the reference does among candidates whose order it finds by sorting integers, digit by digit: comparing the 50,000 tokens
 // of a vocabulary takes milliseconds.
 func (d *Device) Choose(at op.At, token *op.Ints, logits *op.Tensor, c op.Choice, clock *op.Ints) {
 	op.CheckChoose(at, logits)
-	d.do(at, func() error {
-		z := of(logits).at(d.kernel, d.shared.floats(slotX, logits.Cols))
+	d.within(at, func() workspace { return forRow(logits) }, func() error {
+		z := d.row(logits)
 		if err := op.CheckLogits(z); err != nil {
 			return err
 		}

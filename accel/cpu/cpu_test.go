@@ -1,12 +1,16 @@
 package cpu
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
 
+	"qlora/ref/llama"
 	"qlora/ref/num"
 	"qlora/ref/op"
+	"qlora/ref/optim"
+	"qlora/ref/train"
 )
 
 // here is where the tests' operations stand.
@@ -83,6 +87,66 @@ func TestWorkspaceIsCounted(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "raise --memory-limit") {
 		t.Error(err)
+	}
+}
+
+// A session gives its memory back, not what operations have come to compute in since it began: that stays, and stays counted.
+func TestWorkspaceStaysCounted(t *testing.T) {
+	d := opened(t, Options{Threads: 2})
+	s := situations()["first"]
+	m, err := llama.New(d, s.config, s.options, llama.WeightsFunc(func(name string, shape []int) ([]float32, error) { return drawn(name, shape, 1), nil }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := train.New(d, m, train.Config{AdamW: optim.AdamWConfig{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}, Schedule: optim.Schedule{Kind: "constant"}})
+	generate := func() error {
+		return m.Generate([]int32{1, 2, 3}, 40, llama.Sampling{Choice: op.Choice{Temperature: 1, TopK: 5}, RepetitionPenalty: 1.1}, func(int32) bool { return true })
+	}
+	step := func() error { _, err := run.Step(s.batch()); return err }
+	besides := d.Arena().Used() - held(d, "workspace")
+	for i, f := range []func() error{generate, step, generate, step} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+		grown, holds := workspaceOf(d)
+		if counted := held(d, "workspace"); counted == 0 || counted != grown || holds > counted {
+			t.Errorf("after %d calls: %d bytes are counted, slots have grown to %d and hold %d", i+1, counted, grown, holds)
+		}
+		if now := d.Arena().Used() - held(d, "workspace"); now != besides {
+			t.Errorf("after %d calls: %d bytes besides workspace, %d before", i+1, now, besides)
+		}
+	}
+}
+
+// workspaceOf is how large slots are, and how much of that they have taken: what was reserved and not asked for yet takes nothing.
+func workspaceOf(d *Device) (grown, holds int64) {
+	for _, s := range append(slices.Clone(d.workers), &d.shared) {
+		for slot := range slots {
+			grown += int64(4 * s.sizes[slot])
+			holds += int64(4 * len(s.slots[slot]))
+		}
+	}
+	return grown, holds
+}
+
+// RoPE widens tables that are not float32, and takes memory for these alone.
+func TestWorkspaceOfRoPE(t *testing.T) {
+	const positions, half = 4000, 4
+	for table, takes := range map[num.DType]int64{num.Float32: 0, num.BFloat16: 2 * 4 * positions * half} {
+		d := opened(t, Options{Threads: 1})
+		x, y := d.New(op.Run, "test/x", num.BFloat16, 3, 2*half), d.New(op.Run, "test/y", num.BFloat16, 3, 2*half)
+		cos, sin := d.New(op.Run, "test/cos", table, positions, half), d.New(op.Run, "test/sin", table, positions, half)
+		at := d.NewInts(op.Run, "test/positions", 3)
+		d.Add(here, y, x, x) // it takes pieces
+		before := held(d, "workspace")
+		d.RoPE(here, y, x, cos, sin, at)
+		d.RoPEBackward(here, x, y, cos, sin, at)
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if got := held(d, "workspace") - before; got < takes || takes == 0 && got != 0 {
+			t.Errorf("tables in %v take %d bytes, want %d", table, got, takes)
+		}
 	}
 }
 

@@ -118,11 +118,10 @@ func (d *Device) Describe() string {
 }
 
 func (d *Device) Write(t *op.Tensor, x []float32) {
-	if d.accountOnly {
-		return
+	if !d.accountOnly {
+		op.CheckWrite(t, x)
 	}
-	op.CheckWrite(t, x)
-	d.with(true, func() {
+	d.moved(true, func() {
 		to := of(t)
 		d.elements(len(x), func(_ *scratch, i, j int) { to.part(i, j).put(d.kernel, x[i:j]) })
 	}, t.Handle)
@@ -136,9 +135,7 @@ func (d *Device) WriteInts(t *op.Ints, x []int32) {
 }
 
 func (d *Device) Zero(t *op.Tensor) {
-	if !d.accountOnly {
-		d.with(true, func() { of(t).zero() }, t.Handle)
-	}
+	d.moved(true, func() { of(t).zero() }, t.Handle)
 }
 
 func (d *Device) Read(t *op.Tensor) ([]float32, error) {
@@ -146,9 +143,7 @@ func (d *Device) Read(t *op.Tensor) ([]float32, error) {
 		return nil, d.err
 	}
 	x := make([]float32, t.Len())
-	if !d.accountOnly {
-		d.with(false, func() { of(t).get(d.kernel, x) }, t.Handle)
-	}
+	d.moved(false, func() { of(t).get(d.kernel, x) }, t.Handle)
 	return x, d.err
 }
 
@@ -169,10 +164,11 @@ func (d *Device) NewQuantized(name string, w *quant.Tensor) *op.Quantized {
 
 func (d *Device) NewState8(life op.Lifetime, name string, n int) *op.State8 {
 	s := &op.State8{Name: name, Len: n}
-	if life == op.Paged {
+	switch {
+	case life == op.Paged:
 		s.Handle = d.page(name, n, true)
-	} else if x := optim.NewState8(n); d.account(life, name, x.Bytes()) {
-		s.Handle = x
+	case d.account(life, name, int(op.State8Bytes(n))) && !d.accountOnly:
+		s.Handle = optim.NewState8(n)
 	}
 	return s
 }
@@ -181,7 +177,7 @@ func (d *Device) WriteState8(s *op.State8, x *optim.State8) {
 	if len(x.M) != s.Len {
 		panic(fmt.Sprintf("cpu: 8-bit state of %d values written to %s, which has %d", len(x.M), s.Name, s.Len))
 	}
-	d.with(true, func() { copyState8(state8(s), x) }, s.Handle)
+	d.moved(true, func() { copyState8(state8(s), x) }, s.Handle)
 }
 
 func (d *Device) ReadState8(s *op.State8) (*optim.State8, error) {
@@ -189,7 +185,7 @@ func (d *Device) ReadState8(s *op.State8) (*optim.State8, error) {
 		return nil, d.err
 	}
 	x := optim.NewState8(s.Len)
-	d.with(false, func() { copyState8(x, state8(s)) }, s.Handle)
+	d.moved(false, func() { copyState8(x, state8(s)) }, s.Handle)
 	return x, d.err
 }
 

@@ -14,7 +14,14 @@ type flight struct {
 	err  error // once it is done
 }
 
-func (d *Device) PageTo(dir string) error    { return d.pages.To(dir) }
+func (d *Device) PageTo(dir string) error { return d.pages.To(dir) }
+
+// Close gives the file back to which pages go. It comes after the last call.
+func (d *Device) Close() error {
+	d.land()
+	return d.pages.Close()
+}
+
 func (d *Device) BringIn(t *op.Tensor)       { d.bringIn(op.PagesOf(t.Handle)...) }
 func (d *Device) BringInState8(s *op.State8) { d.bringIn(op.PagesOf(s.Handle)...) }
 
@@ -70,6 +77,9 @@ func (d *Device) page(name string, n int, eight bool) (p *op.Page) {
 
 // with calls f, unless an error sticks, while those of the handles that are pages are in memory. changes says that f changes them.
 func (d *Device) with(changes bool, f func(), handles ...any) {
+	if d.err != nil {
+		return
+	}
 	pages := op.PagesOf(handles...)
 	for _, p := range pages {
 		if d.flight != nil && (p == d.flight.page || !p.Here()) {
@@ -81,6 +91,14 @@ func (d *Device) with(changes bool, f func(), handles ...any) {
 		err := d.pages.With(f, changes, pages...)
 		d.err = cmp.Or(d.err, err) // f's comes first
 	}
+}
+
+// moved is with for a tensor or state whose values f moves. A device that only accounts has none to move: only their page comes in.
+func (d *Device) moved(changes bool, f func(), handle any) {
+	if d.accountOnly {
+		f = nil
+	}
+	d.with(changes, f, handle)
 }
 
 // paged is do for an operation that changes what may lie in pages.

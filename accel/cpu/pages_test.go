@@ -3,7 +3,9 @@ package cpu
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"qlora/accel/cpu/kernel"
@@ -73,6 +75,122 @@ func TestAccountOnlyPages(t *testing.T) {
 	o.AccountOnly = true
 	if got := parts(o); !slices.Equal(got, want) {
 		t.Errorf("the device held\n%+v, accounted for were\n%+v", want, got)
+	}
+}
+
+// Under every limit a training runs or says that there is no room, from its first tensor on, the same with values and without.
+func TestEveryLimit(t *testing.T) {
+	for name, change := range map[string]func(s *situation){
+		"32 bits": func(s *situation) {},
+		"8 bits":  func(s *situation) { s.eight, s.options.LoRA.R = true, 104 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := situations()["first"]
+			s.lengths = [][]int{{5}}
+			change(&s)
+			free := opened(t, Options{Threads: 1, AccountOnly: true})
+			if err := s.paged(free, t.TempDir()); err != nil {
+				t.Fatal(err)
+			}
+			const limits = 80
+			refused := 0
+			for i := range int64(limits) {
+				var said [2]error
+				for k, accountOnly := range []bool{false, true} {
+					d := opened(t, Options{Cap: max(1, free.Arena().Peak()*i/limits), Threads: 1, AccountOnly: accountOnly})
+					said[k] = s.paged(d, t.TempDir())
+					if err := d.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+				if got, want := fmt.Sprint(said[1]), fmt.Sprint(said[0]); got != want {
+					t.Errorf("%d of %d: %s\naccounted: %s", i, limits, want, got)
+				}
+				if said[0] != nil {
+					refused++
+					if !strings.Contains(said[0].Error(), "memory limit: ") {
+						t.Errorf("%d of %d: %v", i, limits, said[0])
+					}
+				}
+			}
+			if refused == 0 || refused == limits {
+				t.Errorf("%d of %d limits are too low", refused, limits)
+			}
+		})
+	}
+}
+
+// paged trains two steps with pages, and saves. Nobody asks whether there is room before the first step.
+func (s situation) paged(d *Device, dir string) error {
+	m, err := llama.New(d, s.config, s.options, llama.WeightsFunc(func(name string, shape []int) ([]float32, error) { return drawn(name, shape, 1), nil }))
+	if err != nil {
+		return err
+	}
+	m.Checkpointing = s.checkpointing
+	run := train.New(d, m, train.Config{
+		AdamW:    optim.AdamWConfig{LR: 0.001, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8},
+		Schedule: optim.Schedule{Kind: "constant"}, EightBit: s.eight, Paged: true,
+	})
+	if err := d.PageTo(dir); err != nil {
+		return err
+	}
+	for range 2 {
+		if _, err := run.Step(s.batch()); err != nil {
+			return err
+		}
+	}
+	return run.Save(filepath.Join(dir, "state"), "test")
+}
+
+// What is written and read brings pages in on a device that only accounts, too.
+func TestAccountOnlyMovesPages(t *testing.T) {
+	used := func(accountOnly bool) (used []int64) {
+		d := opened(t, Options{Cap: 10000, Threads: 1, AccountOnly: accountOnly})
+		var pages []*op.Tensor
+		for i, n := range []int{500, 1000, 2000} { // of 4 bytes: the last alone
+			pages = append(pages, d.New(op.Paged, fmt.Sprint("optimizer/", i), num.Float32, n, 1))
+		}
+		s := d.NewState8(op.Paged, "optimizer/s", 2500) // 5080 bytes
+		if err := d.PageTo(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []func(){
+			func() { d.Write(pages[0], make([]float32, 500)) },
+			func() { d.Read(pages[2]) },
+			func() { d.Zero(pages[1]) },
+			func() { d.WriteState8(s, optim.NewState8(2500)) },
+			func() { d.Read(pages[2].View(10, 11)) },
+			func() { d.ReadState8(s) },
+		} {
+			f()
+			used = append(used, d.Arena().Used())
+		}
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		return used
+	}
+	want := used(false)
+	if got := used(true); !slices.Equal(got, want) {
+		t.Errorf("%v bytes are in memory after each, accounted for are %v", want, got)
+	}
+	if slices.Max(want) == slices.Min(want) {
+		t.Error("no page left")
+	}
+}
+
+// What is not there, or has no room, is not made.
+func TestState8IsNotMade(t *testing.T) {
+	const n = 1 << 50
+	d := opened(t, Options{AccountOnly: true})
+	d.NewState8(op.Run, "optimizer/s", n)
+	if err := d.Sync(); err != nil || d.Arena().Used() != op.State8Bytes(n) {
+		t.Errorf("%d bytes, %v", d.Arena().Used(), err)
+	}
+	d = opened(t, Options{Cap: 1 << 20})
+	d.NewState8(op.Run, "optimizer/s", n)
+	if err := d.Sync(); err == nil || !strings.HasPrefix(err.Error(), "memory limit: optimizer/s needs ") {
+		t.Error(err)
 	}
 }
 

@@ -34,9 +34,13 @@ func (d *Device) Quantize(at op.At, name string, x *op.Tensor, o quant.Options) 
 
 // accountQuantized accounts for what Quantize makes, and for what it takes.
 func (d *Device) accountQuantized(at op.At, w *op.Quantized, o quant.Options) {
-	d.within(at, func() workspace { return ofBlocks(o) }, nil)
+	if d.within(at, func() workspace { return ofBlocks(o) }, nil); d.err != nil {
+		return
+	}
 	if d.account(op.Run, w.Name, int(o.Bytes(int64(w.Out)*int64(w.In)))) {
 		w.Handle = &quant.Tensor{Blocksize: o.Blocksize}
+	} else {
+		d.err = fmt.Errorf("%v: %w", at, d.err)
 	}
 }
 

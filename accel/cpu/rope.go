@@ -1,6 +1,9 @@
 package cpu
 
-import "qlora/ref/op"
+import (
+	"qlora/ref/num"
+	"qlora/ref/op"
+)
 
 func (d *Device) RoPE(at op.At, y, x, cos, sin *op.Tensor, positions *op.Ints) {
 	op.CheckRoPE(at, y, x, positions)
@@ -26,8 +29,7 @@ func (d *Device) turn(at op.At, x, cos, sin *op.Tensor, positions *op.Ints, sign
 			return err
 		}
 		from, half := of(x), cos.Cols
-		c := of(cos).at(d.kernel, d.shared.floats(slotX, cos.Len()))
-		s := of(sin).at(d.kernel, d.shared.floats(slotY, sin.Len()))
+		c, s := d.table(slotX, cos), d.table(slotY, sin)
 		d.rows(positions.Len, x.Cols, func(w *scratch, i, j int) {
 			y := w.floats(slotX, (j-i)*x.Cols)
 			z := from.part(i*x.Cols, j*x.Cols).at(d.kernel, w.floats(slotY, len(y)))
@@ -45,8 +47,18 @@ func (d *Device) turn(at op.At, x, cos, sin *op.Tensor, positions *op.Ints, sign
 
 func ofTurn(x, cos *op.Tensor) workspace {
 	need := ofRows(x.Cols)
-	need.shared[slotX], need.shared[slotY] = cos.Len(), cos.Len()
+	if cos.DType != num.Float32 {
+		need.shared[slotX], need.shared[slotY] = cos.Len(), cos.Len()
+	}
 	return need
+}
+
+// table is a table in float32: itself, or widened into a slot.
+func (d *Device) table(slot int, t *op.Tensor) []float32 {
+	if t.DType == num.Float32 {
+		return of(t).full
+	}
+	return of(t).at(d.kernel, d.shared.floats(slot, t.Len()))
 }
 
 // turnHead: y[i] = x[i]·c[i] − x[i+half]·s[i],  y[i+half] = x[i+half]·c[i] + x[i]·s[i], with s of a sign.

@@ -5,7 +5,6 @@ import (
 	"unsafe"
 
 	"qlora/ref/num"
-	"qlora/ref/op"
 )
 
 // scratch is what operations compute in. Each slot grows to what its largest user needs and stays, for the next call needs it again.
@@ -78,7 +77,7 @@ func (s *scratch) account(slot, n int) error {
 	}
 	s.sizes[slot] += more
 	s.d.wait()
-	return s.d.arena.Alloc(op.Run, "workspace/scratch", int64(4*more))
+	return s.d.arena.Keep("workspace/scratch", int64(4*more))
 }
 
 // late accounts from any thread.

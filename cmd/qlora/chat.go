@@ -39,7 +39,7 @@ func chatCommand(c console, args []string) error {
 		Context int `name:"max_context" help:"most tokens of the conversation, the answer included; 0 is the model's context, but at most 4096"`
 	}{inference: defaultInference(), sampling: defaultSampling()}
 	o.Tokens, o.Temperature, o.TopP = 512, 0.7, 0.9 // the paper's, section 5.2
-	if shown, err := parseAll(c, "chat", args, &o); shown || err != nil {
+	if shown, err := parseInference(c, "chat", args, &o, &o.inference); shown || err != nil {
 		return err
 	}
 	if err := o.sampling.check(); err != nil {
@@ -218,6 +218,9 @@ func (t *conversation) save(name string) error {
 	}
 	if _, err := os.Stat(name); err == nil && name != t.saved {
 		return fmt.Errorf("%s exists: give another name", name)
+	}
+	if len(t.turns) == 0 {
+		return errors.New("there is nothing to save yet: no message was answered")
 	}
 	var all []message
 	for _, m := range t.messages() {

@@ -72,7 +72,7 @@ func TestChatCommands(t *testing.T) {
 	if err := os.WriteFile(mine, []byte("mine"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for line, want := range map[string]string{"/sing": "there is no /sing", "/save": "name is missing", "/save " + mine: "another name", strings.Repeat("many words ", 300): "shorten it"} {
+	for line, want := range map[string]string{"/sing": "there is no /sing", "/save": "name is missing", "/save " + mine + "2": "nothing to save", "/save " + mine: "another name", strings.Repeat("many words ", 300): "shorten it"} {
 		out, err, code := cli(t, line+"\nHello.\n", "chat", "--chat-template", "guanaco")
 		if code != 1 || !strings.Contains(err, want) || out != "" {
 			t.Errorf("%.20s: %d %q %q", line, code, out, err)

@@ -38,12 +38,24 @@ func (r *trainingRun) resume() error {
 	for _, step := range slices.Backward(steps) {
 		err := r.load(step)
 		var other *config.UsageError
-		if err == nil || errors.As(err, &other) {
+		if errors.As(err, &other) {
 			return err
+		}
+		if err == nil {
+			return r.setAside(step)
 		}
 		fmt.Fprintf(r.err, "%s cannot be used: %v\n", r.dir.Checkpoint(step), err)
 	}
 	return fmt.Errorf("%s: no checkpoint can be used; train again, with another --output", r.dir)
+}
+
+// setAside takes the checkpoints after a step, which could not be used, out of the count.
+func (r *trainingRun) setAside(step int) error {
+	names, err := r.dir.SetAside(step)
+	for _, name := range names {
+		fmt.Fprintf(r.err, "left as %s\n", name)
+	}
+	return err
 }
 
 func (r *trainingRun) load(step int) error {
@@ -79,11 +91,23 @@ func differences(old, now string) string {
 
 func (r *trainingRun) saveDue() bool {
 	step, every := r.trainer.Steps(), r.saveEvery()
-	if step == r.saved {
-		return false
-	}
-	return step >= r.Steps || step > 0 && every > 0 && step%every == 0 || r.LoadBest && step == r.best(func(s int) bool { return s > 0 })
+	return step != r.saved && (step >= r.Steps || step > 0 && every > 0 && step%every == 0)
 }
+
+// saveBest sees to it that the step with the lowest held-out loss so far has a checkpoint, and that the best is known to be that.
+func (r *trainingRun) saveBest() error {
+	step := r.trainer.Steps()
+	switch {
+	case r.LoadBest && step != r.saved && step == r.best(afterTheFirst):
+		return r.save()
+	case step == r.saved:
+		return r.keep()
+	}
+	return nil
+}
+
+// afterTheFirst leaves out what was before any step: nothing was trained there.
+func afterTheFirst(step int) bool { return step > 0 }
 
 // best is the step with the lowest held-out loss among those that count, −1 if there is none.
 func (r *trainingRun) best(counts func(step int) bool) int {
@@ -146,7 +170,7 @@ func (r *trainingRun) keep() error {
 
 func (r *trainingRun) bestCheckpoint() (int, error) {
 	steps, err := r.dir.Checkpoints()
-	return r.best(func(s int) bool { return slices.Contains(steps, s) }), err
+	return r.best(func(s int) bool { return afterTheFirst(s) && slices.Contains(steps, s) }), err
 }
 
 func (r *trainingRun) interrupted() error {

@@ -86,13 +86,13 @@ func TestResumeWithOtherOptions(t *testing.T) {
 // An option that a checkpoint does not know yet had its default when the checkpoint was written.
 func TestDifferencesOfAnOlderProgram(t *testing.T) {
 	o := defaultTrain()
-	now := o.identity("text")
+	now := o.identity("text", "")
 	old := strings.Replace(now, "lora_dropout: 0\n", "", 1)
 	if old == now || differences(old, now) != "" {
 		t.Error(differences(old, now))
 	}
 	o.Dropout = 0.1
-	if got := differences(old, o.identity("text")); got != "\n  lora_dropout was 0, is 0.1" {
+	if got := differences(old, o.identity("text", "")); got != "\n  lora_dropout was 0, is 0.1" {
 		t.Error(got)
 	}
 }

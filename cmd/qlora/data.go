@@ -25,27 +25,46 @@ import (
 // dataOptions say what a run trains on, and what of it counts.
 type dataOptions struct {
 	Data          []string `name:"dataset" alias:"data" help:"demo, or files or folders: .json, .jsonl, .csv, .tsv, .parquet, .txt, also with .gz"`
-	Weights       []string `name:"dataset_weights" help:"such as 3,1: in what proportion examples of the datasets come up; each once if empty" json:",omitempty"`
-	HeldOut       []string `name:"eval_dataset" alias:"eval_data" help:"files to measure with; for demo its own" json:",omitempty"`
-	HeldOutSize   float64  `name:"eval_dataset_size" help:"examples of dataset, or the share of them below 1, that are held out to measure with" json:",omitempty"`
-	Most          int      `name:"max_train_samples" help:"train on the first so many examples alone; 0 is all" json:",omitempty"`
-	MostHeldOut   int      `name:"max_eval_samples" help:"measure with the first so many held-out examples alone; 0 is all" json:",omitempty"`
-	Format        string   `name:"dataset_format" help:"alpaca, chat, sharegpt, oasst1, prompt-completion, input-output, text, …; found from the columns if empty" json:",omitempty"`
-	Columns       []string `name:"columns" help:"such as prompt=question,response=answer: what the format's columns are called in the file" json:",omitempty"`
-	SkipBad       bool     `name:"skip_bad_rows" help:"leave out, and count, rows that cannot be read or from which nothing could be learnt" json:",omitempty"`
-	Template      string   `name:"chat_template" help:"model for the model's own, a .jinja file, chatml, llama2, llama3, mistral, vicuna, alpaca or guanaco; makes conversations of prompts, too; if empty, conversations alone have one, the model's" json:",omitempty"`
-	Loss          string   `name:"loss" help:"what counts: response (the response; all that the assistant says), last (the last answer) or all" json:",omitempty"`
-	TrainOnSource bool     `name:"train_on_source" help:"the same as --loss all" json:",omitempty"`
-	EOS           string   `name:"eos_token" help:"the token that ends a sequence, where the model's tokenizer names none or another is wanted" json:",omitempty"`
-	SourceMax     int      `name:"source_max_len" help:"most tokens of a prompt; 0 is no limit of its own" json:",omitempty"`
-	TargetMax     int      `name:"target_max_len" help:"most tokens of a response, its end included; 0 is no limit of its own" json:",omitempty"`
-	SeqLen        int      `name:"max_seq_length" alias:"seq_len seq model_max_length" help:"most tokens of an example, and of the examples that are packed together"`
-	Packing       bool     `name:"packing" help:"examples that fit into max_seq_length together are one sequence of the batch; attention stays within each" json:",omitempty"`
-	Group         bool     `name:"group_by_length" help:"batches of examples of about the same length, instead of packing" json:",omitempty"`
+	Weights       []string `name:"dataset_weights" help:"such as 3,1: in what proportion examples of the datasets come up; each once if empty"`
+	HeldOut       []string `name:"eval_dataset" alias:"eval_data" help:"files to measure with; for demo its own"`
+	HeldOutSize   float64  `name:"eval_dataset_size" help:"rows of dataset, blocks of max_seq_length where it is a text, or the share of them below 1, that are held out to measure with"`
+	Most          int      `name:"max_train_samples" help:"train on the first so many examples alone; 0 is all"`
+	MostHeldOut   int      `name:"max_eval_samples" help:"measure with the first so many held-out examples alone; 0 is all"`
+	Format        string   `name:"dataset_format" help:"alpaca, chat, sharegpt, oasst1, prompt-completion, input-output, text, …; found from the columns if empty"`
+	Columns       []string `name:"columns" help:"such as prompt=question,response=answer: what the format's columns are called in the file"`
+	SkipBad       bool     `name:"skip_bad_rows" help:"leave out, and count, rows that cannot be read or from which nothing could be learnt"`
+	Template      string   `name:"chat_template" help:"model for the model's own, a .jinja file, chatml, llama2, llama3, mistral, vicuna, alpaca or guanaco; makes conversations of prompts, too; if empty, conversations alone have one, the model's"`
+	Loss          string   `name:"loss" help:"what counts: response (the response; all that the assistant says), last (the last answer) or all"`
+	TrainOnSource bool     `name:"train_on_source" help:"the same as --loss all"`
+	EOS           string   `name:"eos_token" help:"the token that ends a sequence, where the model's tokenizer names none or another is wanted"`
+	SourceMax     int      `name:"source_max_len" help:"most tokens of a prompt; 0 is no limit of its own; not of conversations"`
+	TargetMax     int      `name:"target_max_len" help:"most tokens of a response or a text, its end included; 0 is no limit of its own; not of conversations"`
+	SeqLen        int      `name:"max_seq_length" alias:"seq_len seq model_max_length" help:"most tokens of an example, and of the examples that are packed together; 0 is source_max_len + target_max_len where both are given, but not more than the model's context, and otherwise 512"`
+	Packing       bool     `name:"packing" help:"examples that fit into max_seq_length together are one sequence of the batch; attention stays within each"`
+	Group         bool     `name:"group_by_length" help:"batches of examples of about the same length; packing is then off"`
 }
 
 func defaultData() dataOptions {
-	return dataOptions{Data: []string{demo.Name}, Loss: string(batch.Response), SeqLen: 512, Packing: true}
+	return dataOptions{Data: []string{demo.Name}, Loss: string(batch.Response), Packing: true}
+}
+
+// resolve makes explicit what options say of others. It comes before all that uses them.
+func (o *dataOptions) resolve() {
+	if o.SeqLen == 0 {
+		o.SeqLen = 512
+		if o.SourceMax > 0 && o.TargetMax > 0 {
+			o.SeqLen = o.SourceMax + o.TargetMax
+		}
+	}
+	o.Packing = o.Packing && !o.Group
+}
+
+// longest is max_seq_length with a model of a context: the sum of source_max_len and target_max_len may be more than that, and is cut to it.
+func (o dataOptions) longest(context int) int {
+	if o.SourceMax > 0 && o.TargetMax > 0 && o.SeqLen == o.SourceMax+o.TargetMax {
+		return min(o.SeqLen, context)
+	}
+	return o.SeqLen
 }
 
 // mode is how sequences share the slots of a batch.
@@ -68,6 +87,9 @@ func (o dataOptions) check() error {
 		return config.Usagef("max_seq_length is %d: want at least 2, a token and one that it predicts", o.SeqLen)
 	case o.SourceMax < 0 || o.TargetMax < 0 || o.Most < 0 || o.MostHeldOut < 0 || !(o.HeldOutSize >= 0):
 		return config.Usagef("source_max_len, target_max_len, max_train_samples, max_eval_samples and eval_dataset_size must not be negative")
+	case o.SourceMax > 0 && o.TargetMax > 0 && o.SourceMax+o.TargetMax > o.SeqLen:
+		return config.Usagef("source_max_len %d and target_max_len %d are more than max_seq_length %d: give two of the three, or less of the first two",
+			o.SourceMax, o.TargetMax, o.SeqLen)
 	case o.TargetMax == 1:
 		return config.Usagef("target_max_len is 1, which the end of the sequence takes: want at least 2")
 	case !slices.Contains([]batch.Loss{batch.Response, batch.Last, batch.All}, batch.Loss(o.Loss)):
@@ -103,6 +125,7 @@ type loaded struct {
 	heldOut  []batch.Encoded
 	places   []data.Place // of the examples
 	sources  []source
+	repeated int // held-out examples that are trained on, too
 }
 
 // source is what became of a dataset.
@@ -112,6 +135,8 @@ type source struct {
 	skipped      int
 	reasons      []error // for the first of those
 	cut, lost    int     // examples that were cut, and tokens that went with that
+	endless      bool    // no example has a part that counts and ends in a token that says so
+	passedOver   string  // the chat template that was asked for, where no example is a conversation
 }
 
 func (l *loaded) sequences() train.Sequences { return sequencesOf(l.examples) }
@@ -124,13 +149,43 @@ func sequencesOf(all []batch.Encoded) (s train.Sequences) {
 }
 
 // digest tells the examples that a run trains on from others.
-func (l *loaded) digest() string {
+func (l *loaded) digest() string { return digestOf(l.examples) }
+
+// heldOutDigest tells those that it measures with from others; "" where there are none.
+func (l *loaded) heldOutDigest() string {
+	if len(l.heldOut) == 0 {
+		return ""
+	}
+	return digestOf(l.heldOut)
+}
+
+func digestOf(examples []batch.Encoded) string {
 	h := sha256.New()
-	for _, s := range l.sequences() {
+	for _, s := range sequencesOf(examples) {
 		hashList(h, s.IDs)
 		hashList(h, s.Labels)
 	}
 	return fmt.Sprintf("sha256 %x", h.Sum(nil))
+}
+
+// countRepeated finds l.repeated.
+func (l *loaded) countRepeated() {
+	key := func(x batch.Encoded) (sum [sha256.Size]byte) {
+		h := sha256.New()
+		hashList(h, x.IDs)
+		return [sha256.Size]byte(h.Sum(nil))
+	}
+	trained := map[[sha256.Size]byte]bool{}
+	if len(l.heldOut) > 0 {
+		for _, x := range l.examples {
+			trained[key(x)] = true
+		}
+	}
+	for _, x := range l.heldOut {
+		if trained[key(x)] {
+			l.repeated++
+		}
+	}
 }
 
 // hashList adds a list, with its length, to a hash.
@@ -147,7 +202,8 @@ func (o dataOptions) load(b *base.Base, seed uint64) (*loaded, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if limit := b.Config.MaxPositionEmbeddings; o.SeqLen > limit {
+	limit := b.Config.MaxPositionEmbeddings
+	if o.SeqLen = o.longest(limit); o.SeqLen > limit {
 		return nil, config.Usagef("max_seq_length is %d: the context of %s has %d", o.SeqLen, b.Name, limit)
 	}
 	e, err := o.encoder(b)
@@ -173,6 +229,7 @@ func (o dataOptions) load(b *base.Base, seed uint64) (*loaded, error) {
 	if o.MostHeldOut > 0 && o.MostHeldOut < len(l.heldOut) {
 		l.heldOut = l.heldOut[:o.MostHeldOut]
 	}
+	l.countRepeated()
 	return l, nil
 }
 
@@ -257,15 +314,30 @@ func (o dataOptions) tokenize(e *batch.Encoder, b *base.Base, name, ofDemo strin
 	if err != nil {
 		return t, err
 	}
-	if err := o.needTemplate(e, b, set); err != nil {
+	s := source{name: name, format: set.Format, skipped: set.Skipped, reasons: set.Reasons}
+	if set.Format == documents {
+		t, err = o.blocks(e, set)
+	} else {
+		t, err = o.encode(e, b, set, &s)
+	}
+	if err != nil {
 		return t, err
 	}
-	s := source{name: name, format: set.Format, skipped: set.Skipped, reasons: set.Reasons}
+	if s.examples = len(t.examples); s.examples == 0 {
+		s.reasons = append(s.reasons, batch.ErrNothingCounts) // of a text of one token
+		return t, fmt.Errorf("%s: nothing is left to learn from: %w", name, s.reasons[0])
+	}
+	l.sources = append(l.sources, s)
+	return t, nil
+}
+
+// encode makes tokens of a set's examples, each by itself.
+func (o dataOptions) encode(e *batch.Encoder, b *base.Base, set *data.Set, s *source) (t tokenized, err error) {
+	if err := o.prepare(e, b, set, s); err != nil {
+		return t, err
+	}
+	s.endless = true
 	for _, x := range set.Examples {
-		if set.Format == documents {
-			t.add(blocks(e, x.Text), x.Where)
-			continue
-		}
 		r, err := e.Encode(o.asConversation(x))
 		switch {
 		case err != nil && o.SkipBad:
@@ -282,19 +354,14 @@ func (o dataOptions) tokenize(e *batch.Encoder, b *base.Base, name, ofDemo strin
 			s.cut++
 			s.lost += r.Cut
 		}
-		t.add([]batch.Encoded{r}, x.Where)
+		s.endless = s.endless && !r.Ends
+		t.add(r, x.Where)
 	}
-	if s.examples = len(t.examples); s.examples == 0 {
-		s.reasons = append(s.reasons, batch.ErrNothingCounts) // of a text of one token
-		return t, fmt.Errorf("%s: nothing is left to learn from: %w", name, s.reasons[0])
-	}
-	l.sources = append(l.sources, s)
 	return t, nil
 }
 
-func (t *tokenized) add(all []batch.Encoded, where data.Place) {
-	t.examples = append(t.examples, all...)
-	t.places = append(t.places, slices.Repeat([]data.Place{where}, len(all))...)
+func (t *tokenized) add(x batch.Encoded, where data.Place) {
+	t.examples, t.places = append(t.examples, x), append(t.places, where)
 }
 
 // documents is the format of a text that is one example. It is cut into as many sequences as it takes.
@@ -312,32 +379,51 @@ func (o dataOptions) read(name, ofDemo string) (*data.Set, error) {
 	return data.Read(name, data.Options{Format: o.Format, Columns: columns, SkipBad: o.SkipBad})
 }
 
-// needTemplate loads the template when the first example needs it.
-func (o dataOptions) needTemplate(e *batch.Encoder, b *base.Base, set *data.Set) (err error) {
+// prepare loads the template when the first example needs it.
+func (o dataOptions) prepare(e *batch.Encoder, b *base.Base, set *data.Set, s *source) (err error) {
 	conversations := slices.ContainsFunc(set.Examples, func(x data.Example) bool { return o.asConversation(x).Messages != nil })
-	if e.Template == nil && conversations {
+	switch {
+	case !conversations:
+		s.passedOver = o.Template
+	case o.SourceMax > 0 || o.TargetMax > 0:
+		return config.Usagef("%s: source_max_len and target_max_len are of a prompt and its response, but these are conversations, "+
+			"which are cut as a whole: give --max-seq-length instead", s.name)
+	case e.Template == nil:
 		e.Template, err = templateOf(o.Template, b, e.EOS)
 	}
 	return err
 }
 
-// asConversation makes one of a prompt and its response, if there is a template for it.
+// asConversation makes one of a prompt and its response, if there is a template for it. The prompt is then without Alpaca's words around it.
 func (o dataOptions) asConversation(x data.Example) data.Example {
 	if o.Template == "" || x.Response == "" || x.Prompt == "" {
 		return x
 	}
-	return data.Example{Messages: []chat.Message{{Role: "user", Content: x.Prompt}, {Role: "assistant", Content: x.Response}}, Where: x.Where}
+	said := x.Prompt
+	if x.Instruction != "" {
+		said = x.Instruction
+		if x.Input != "" {
+			said += "\n\n" + x.Input
+		}
+	}
+	return data.Example{Messages: []chat.Message{{Role: "user", Content: said}, {Role: "assistant", Content: x.Response}}, Where: x.Where}
 }
 
-// blocks cuts a text into sequences of up to e.Max tokens, each of which begins as a text does.
-func blocks(e *batch.Encoder, text string) (all []batch.Encoded) {
-	for _, s := range data.Sequences(e.Tokenizer.Encode(text), e.Tokenizer.Start(), e.Max) {
-		x := batch.Encoded{IDs: append(slices.Clone(s.IDs[:1]), s.Labels...)}
-		x.Counts = slices.Repeat([]bool{true}, len(x.IDs))
-		x.Counts[0] = false
-		all = append(all, x)
+// blocks cuts texts into sequences of up to e.Max tokens, each of which begins as a text does.
+func (o dataOptions) blocks(e *batch.Encoder, set *data.Set) (t tokenized, err error) {
+	if o.SourceMax > 0 || o.TargetMax > 0 {
+		return t, config.Usagef("%s: source_max_len and target_max_len are of a prompt and its response, but this is a text, "+
+			"which is cut into blocks: give --max-seq-length instead", set.Examples[0].Where.File)
 	}
-	return all
+	for _, x := range set.Examples {
+		for i, s := range data.Sequences(e.Tokenizer.Encode(x.Text), e.Tokenizer.Start(), e.Max) {
+			r := batch.Encoded{IDs: append(slices.Clone(s.IDs[:1]), s.Labels...)}
+			r.Counts = slices.Repeat([]bool{true}, len(r.IDs))
+			r.Counts[0] = false
+			t.add(r, data.Place{File: x.Where.File, Unit: "block", Number: i + 1})
+		}
+	}
+	return t, nil
 }
 
 // holdOut fills l.heldOut: with other files, or with what it takes out of the sets.
@@ -356,26 +442,27 @@ func (o dataOptions) holdOut(e *batch.Encoder, b *base.Base, sets []tokenized, s
 	if o.HeldOutSize == 0 {
 		return nil
 	}
-	n := 0
+	rows := map[data.Place]int{} // numbered: what one row became is held out or trained on together
 	for _, s := range sets {
-		n += len(s.examples)
+		for _, p := range s.places {
+			if _, known := rows[p]; !known {
+				rows[p] = len(rows)
+			}
+		}
 	}
-	_, held, err := data.Split(n, o.HeldOutSize, seed)
+	_, held, err := data.Split(len(rows), o.HeldOutSize, seed)
 	if err != nil {
 		return err
 	}
-	first := 0
-	for i := range sets {
-		var left tokenized
-		for j, x := range sets[i].examples {
-			if _, out := slices.BinarySearch(held, first+j); out {
+	for i, s := range sets {
+		sets[i] = tokenized{}
+		for j, x := range s.examples {
+			if _, out := slices.BinarySearch(held, rows[s.places[j]]); out {
 				l.heldOut = append(l.heldOut, x)
 			} else {
-				left.add([]batch.Encoded{x}, sets[i].places[j])
+				sets[i].add(x, s.places[j])
 			}
 		}
-		first += len(sets[i].examples)
-		sets[i] = left
 	}
 	return nil
 }
@@ -417,5 +504,16 @@ func (l *loaded) report(w io.Writer) {
 			fmt.Fprintf(w, "%s: %d of %d examples were too long and have lost %d tokens; raise max_seq_length, source_max_len or target_max_len\n",
 				s.name, s.cut, s.examples, s.lost)
 		}
+		if s.endless {
+			fmt.Fprintf(w, "%s: nothing that counts ends in a token that ends a turn or the sequence: the model will not learn to stop; mend its chat template, "+
+				"or name another with --chat-template\n", s.name)
+		}
+		if s.passedOver != "" {
+			fmt.Fprintf(w, "%s: chat_template %s is for none of its examples: they are texts, or have no prompts\n", s.name, s.passedOver)
+		}
+	}
+	if l.repeated > 0 {
+		fmt.Fprintf(w, "%d of %d held-out examples are trained on, too: their loss does not say how well the model does on what it has not seen\n",
+			l.repeated, len(l.heldOut))
 	}
 }

@@ -14,17 +14,33 @@ import (
 	"qlora/cmd/qlora/internal/tokenizer"
 )
 
+// showOptions are train's, of which those count that say what a model sees.
+type showOptions struct {
+	showing
+	trainOptions
+}
+
+// showing is what is printed.
+type showing struct {
+	N     int  `name:"n" help:"examples to print"`
+	Color bool `name:"color" help:"colours also where there is no terminal"`
+	JSON  bool `name:"json" help:"print the statistics as JSON, and no examples"`
+}
+
 // dataShow prints examples as the model sees them, then how many tokens there are.
 func dataShow(c console, args []string) error {
-	o := struct {
-		Model string `name:"model" help:"demo, a folder in Hugging Face's layout, a .gguf file, or org/name from the Hugging Face cache"`
-		dataOptions
-		N     int    `name:"n" help:"examples to print"`
-		Seed  uint64 `name:"seed" help:"of the order in which training takes examples, what is held out, and the mix"`
-		Color bool   `name:"color" help:"colours also where there is no terminal"`
-		JSON  bool   `name:"json" help:"print the statistics as JSON, and no examples"`
-	}{Model: "demo", dataOptions: defaultData(), N: 5}
-	if shown, err := parseAll(c, "data show", args, &o); shown || err != nil {
+	o := showOptions{showing: showing{N: 5}, trainOptions: defaultTrain()}
+	for _, a := range args {
+		if a == "--help" || a == "-h" {
+			shown := struct {
+				showing
+				dataOptions
+			}{o.showing, o.dataOptions}
+			fmt.Fprintf(c.out, "usage: qlora data show [flags]\n\n%s\nand train's, of which --config, --model, --seed and --data-seed matter here\n", config.Help(&shown))
+			return nil
+		}
+	}
+	if err := readOptions("data show", args, &o, &o.trainOptions); err != nil {
 		return err
 	}
 	if o.N < 0 {
@@ -35,12 +51,12 @@ func dataShow(c console, args []string) error {
 		return err
 	}
 	defer b.Close()
-	l, err := o.load(b, o.Seed)
+	l, err := o.load(b, o.dataSeed())
 	if err != nil {
 		return err
 	}
 	l.report(c.err)
-	s, err := o.statistics(l, o.Seed)
+	s, err := o.statistics(l, o.dataSeed(), o.longest(b.Config.MaxPositionEmbeddings))
 	if err != nil {
 		return err
 	}
@@ -51,7 +67,7 @@ func dataShow(c console, args []string) error {
 	if o.Color || isTerminal(c.out) {
 		paint = colours
 	}
-	order := data.Order{Seed: o.Seed, Count: len(l.examples)}
+	order := data.Order{Seed: o.dataSeed(), Count: len(l.examples)}
 	for _, i := range order.Batch(0, min(o.N, len(l.examples))) {
 		showExample(c.out, b.Tokenizer, l.examples[i], l.places[i], paint)
 	}
@@ -129,8 +145,8 @@ type dataStatistics struct {
 	limit    int
 }
 
-func (o dataOptions) statistics(l *loaded, seed uint64) (s dataStatistics, err error) {
-	s = dataStatistics{Examples: len(l.examples), HeldOut: len(l.heldOut), limit: o.SeqLen}
+func (o dataOptions) statistics(l *loaded, seed uint64, longest int) (s dataStatistics, err error) {
+	s = dataStatistics{Examples: len(l.examples), HeldOut: len(l.heldOut), limit: longest}
 	var lengths []int
 	for _, x := range l.examples {
 		lengths = append(lengths, len(x.IDs))
@@ -148,12 +164,12 @@ func (o dataOptions) statistics(l *loaded, seed uint64) (s dataStatistics, err e
 		s.Cut += x.cut
 		s.Skipped += x.skipped
 	}
-	b, err := batch.New(l.sequences(), batch.Options{Mode: o.mode(), Seed: seed, Max: o.SeqLen, Micro: 1, Accumulate: 1})
+	b, err := batch.New(l.sequences(), batch.Options{Mode: o.mode(), Seed: seed, Max: longest, Micro: 1, Accumulate: 1})
 	if err != nil {
 		return s, err
 	}
 	s.Slots = b.Slots()
-	s.Filled = float64(s.Tokens-n) / (float64(s.Slots) * float64(o.SeqLen)) // the last token of each is predicted, but no input
+	s.Filled = float64(s.Tokens-n) / (float64(s.Slots) * float64(longest)) // the last token of each is predicted, but no input
 	return s, nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"qlora/cmd/qlora/internal/base"
 	"qlora/cmd/qlora/internal/batch"
+	"qlora/cmd/qlora/internal/config"
 	"qlora/cmd/qlora/internal/data"
 	"qlora/cmd/qlora/internal/demo"
 	"qlora/ref/train"
@@ -45,6 +46,8 @@ func TestDataShow(t *testing.T) {
 	alpaca := file(t, "alpaca.jsonl", `{"instruction": "Say hi.", "input": "", "output": "Hi you!"}`)
 	chat := file(t, "chat.jsonl", `{"messages": [{"role": "user", "content": "Once"}, {"role": "assistant", "content": "upon"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "time"}]}`)
 	qa := file(t, "qa.jsonl", `{"question": "Who?", "answer": "Me."}`)
+	input := file(t, "input.jsonl", `{"instruction": "Add.", "input": "1 2", "output": "3"}`)
+	text := file(t, "text.jsonl", `{"text": "Once upon a time"}`)
 	for _, c := range []struct {
 		args []string
 		want []string
@@ -56,7 +59,11 @@ func TestDataShow(t *testing.T) {
 		{[]string{"--data", chat, "--chat-template", "guanaco", "--loss", "last"}, []string{"### Assistant: upon### Human: a### Assistant:⟦ time</s>⟧\n"}},
 		{[]string{"--data", qa, "--columns", "prompt=question,response=answer"}, []string{"<s>Who?⟦ Me.</s>⟧\n"}},
 		{[]string{"--data", qa, "--columns", "prompt=question,response=answer", "--chat-template", "vicuna"}, []string{"USER: Who? ASSISTANT:⟦ Me.</s>⟧\n"}},
-		{[]string{"--data", "demo", "--n", "1"}, []string{"<s>⟦", "⟧\n", "examples    ", "held out"}},
+		{[]string{"--data", alpaca, "--chat-template", "vicuna"}, []string{"USER: Say hi. ASSISTANT:⟦ Hi you!</s>⟧\n"}},
+		{[]string{"--data", input, "--chat-template", "guanaco"}, []string{"<s>### Human: Add.\n\n1 2### Assistant: ⟦3</s>⟧\n"}},
+		{[]string{"--data", text, "--target-max-len", "3"}, []string{"<s>⟦Once upon</s>⟧\n", "2 were cut off", "cut         1"}},
+		{[]string{"--data", qa, "--columns", "prompt=question,response=answer", "--group-by-length"}, []string{"<s>Who?⟦ Me.</s>⟧\n"}},
+		{[]string{"--model-name-or-path", "demo", "--data", "demo", "--n", "1"}, []string{"<s>⟦", "⟧\n", "shakespeare.txt: block ", "examples    ", "held out"}},
 	} {
 		wants(t, showDemo(t, c.args...), c.want...)
 	}
@@ -125,6 +132,12 @@ func TestDataShowRefuses(t *testing.T) {
 		{2, "the context of demo has 512", []string{"--seq-len", "513"}},
 		{2, `loss "half"`, []string{"--loss", "half"}},
 		{2, "contradicts", []string{"--loss", "last", "--train-on-source"}},
+		{2, "source_max_len 20 and target_max_len 10 are more than max_seq_length 29", []string{"--source-max-len", "20", "--target-max-len", "10", "--max-seq-length", "29"}},
+		{2, "conversations, which are cut as a whole", []string{"--data", chat, "--chat-template", "vicuna", "--source-max-len", "20"}},
+		{2, "conversations, which are cut as a whole", []string{"--data", pairs, "--chat-template", "vicuna", "--target-max-len", "20"}},
+		{2, "cut into blocks", []string{"--target-max-len", "20"}},
+		{1, "fetch a file of timdettmers/openassistant-guanaco", []string{"--data", "oasst1"}},
+		{2, "configuration: open nowhere.yaml", []string{"--config", "nowhere.yaml"}},
 		{2, "target_max_len is 1", []string{"--target-max-len", "1"}},
 		{2, "must not be negative", []string{"--source-max-len=-1"}},
 		{2, "is no number", []string{"--data", pairs, "--dataset-weights", "x"}},
@@ -227,5 +240,138 @@ func TestLoadDemo(t *testing.T) {
 		if micro := b.Batch(step); !reflect.DeepEqual(slices.Concat(micro...), plain) {
 			t.Fatalf("step %d differs", step)
 		}
+	}
+}
+
+// Without max_seq_length it is the sum of qlora.py's two, which a model's context cuts down.
+func TestMaxSeqLength(t *testing.T) {
+	for flags, want := range map[string][2]int{ // with any model, and with one of 512 tokens
+		"": {512, 512},
+		"--source-max-len 384 --target-max-len 128":                       {512, 512},
+		"--source-max-len 1024 --target-max-len 256":                      {1280, 512},
+		"--source-max-len 1024":                                           {512, 512},
+		"--source-max-len 16 --target-max-len 100 --max-seq-length 300":   {300, 300},
+		"--source-max-len 16 --target-max-len 512 --max-seq-length 528":   {528, 512},
+		"--source-max-len 1000 --max-seq-length 1000 --target-max-len 0":  {1000, 1000},
+		"--seq-len 600 --group-by-length":                                 {600, 600},
+		"--seq-len 600 --group-by-length --packing --train-on-source":     {600, 600},
+		"--max-seq-length 0 --source-max-len 200 --target-max-len 100":    {300, 300},
+		"--max-seq-length 0 --source-max-len 200 --packing=false --bf16 ": {512, 512},
+	} {
+		o, err := readTrainOptions(append(strings.Fields(flags), "--model", "any"))
+		if err != nil {
+			t.Error(flags, err)
+			continue
+		}
+		if got := [2]int{o.SeqLen, o.longest(512)}; got != want || o.Group && o.Packing {
+			t.Errorf("%s: %v, want %v; grouped %v and packed %v", flags, got, want, o.Group, o.Packing)
+		}
+		// What a run writes down, it can read.
+		again := defaultTrain()
+		if err := config.ParseYAML([]byte(o.yaml()), "yaml", &again); err != nil {
+			t.Fatal(err)
+		}
+		if err := again.resolve(); err != nil || again.check() != nil || again.yaml() != o.yaml() {
+			t.Errorf("%s: %v %v\n%s", flags, err, again.check(), again.yaml())
+		}
+	}
+	if o, err := readTrainOptions(nil); err != nil || o.SeqLen != 256 {
+		t.Error("the demo", o.SeqLen, err)
+	}
+}
+
+// A training run's file says what is shown, and flags win over it.
+func TestDataShowConfig(t *testing.T) {
+	pairs := file(t, "pairs.jsonl", `{"q": "a", "a": "b"}`, `{"q": "c", "a": "d"}`, `{"q": "e", "a": "f"}`)
+	name := file(t, "train.yaml", "model: demo", "dataset: "+pairs, "columns: prompt=q,response=a", "learning_rate: 1e-3", "max_steps: 9", "data_seed: 3", "max_seq_length: 32")
+	out := must(t, "data", "show", "--config", name)
+	wants(t, out, "examples    3", "sequences   1 of up to 32 tokens", "⟦")
+	if again := must(t, "data", "show", "--config", name, "--seed", "8"); again != out {
+		t.Errorf("data_seed does not hold:\n%s\n%s", out, again)
+	}
+	orders := map[string]bool{}
+	for _, seed := range []string{"1", "2", "4", "5", "6", "7"} {
+		orders[must(t, "data", "show", "--config", name, "--data-seed", seed)] = true
+	}
+	if len(orders) < 2 {
+		t.Error("data_seed changes nothing")
+	}
+}
+
+// What somebody should know about their data is said.
+func TestDataWarnings(t *testing.T) {
+	pairs := file(t, "pairs.jsonl", `{"prompt": "a", "completion": "b"}`, `{"prompt": "c", "completion": "d"}`, `{"prompt": "c", "completion": "d"}`)
+	chat := file(t, "chat.jsonl", `{"messages": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}]}`)
+	text := file(t, "text.jsonl", `{"text": "### Human: a### Assistant: b"}`)
+	endless := file(t, "endless.jinja", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}")
+	const stop, none, seen = "will not learn to stop", "is for none of its examples", "held-out examples are trained on, too"
+	for _, c := range []struct {
+		args []string
+		want string // "" for no warning
+	}{
+		{[]string{"--data", chat, "--chat-template", endless}, stop},
+		{[]string{"--data", chat, "--chat-template", "vicuna"}, ""},
+		{[]string{"--data", chat, "--chat-template", "guanaco", "--loss", "all"}, ""},
+		{[]string{"--data", pairs}, ""},
+		{[]string{"--data", text}, ""},
+		{[]string{"--data", text, "--chat-template", "vicuna"}, "text.jsonl: chat_template vicuna " + none},
+		{[]string{"--data", pairs, "--chat-template", "vicuna"}, ""},
+		{[]string{"--data", pairs, "--eval-data", pairs}, "3 of 3 " + seen},
+		{[]string{"--data", pairs, "--eval-data", chat, "--chat-template", "vicuna"}, ""},
+		{[]string{"--n", "0"}, ""},
+	} {
+		_, err, code := cli(t, "", append([]string{"data", "show"}, c.args...)...)
+		if code != 0 {
+			t.Errorf("%v: %s", c.args, err)
+		}
+		for _, warning := range []string{stop, none, seen} {
+			if has, want := strings.Contains(err, warning), strings.HasSuffix(c.want, warning); has != want || !strings.Contains(err, c.want) {
+				t.Errorf("%v: %s\nwant %q", c.args, err, c.want)
+			}
+		}
+	}
+}
+
+// What one row became is held out together, also where two sets have the row; and what is held out has a digest of its own.
+func TestHeldOutRows(t *testing.T) {
+	m, err := base.Open("demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	var rows []string
+	for i := range 20 {
+		n := strings.Repeat("n", i+1)
+		rows = append(rows, `{"instruction": "I", "instances": [{"input": "`+n+`", "output": "a"}, {"input": "`+n+`", "output": "b"}, {"input": "`+n+`", "output": "c"}]}`)
+	}
+	name := file(t, "tasks.jsonl", rows...)
+	o := defaultData()
+	o.Data, o.HeldOutSize, o.SeqLen = []string{name}, 5, 256
+	l, err := o.load(m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.heldOut) != 15 || len(l.examples) != 45 || l.repeated != 0 {
+		t.Fatal(len(l.heldOut), len(l.examples), l.repeated)
+	}
+	trained := map[data.Place]int{}
+	for _, p := range l.places {
+		trained[p]++
+	}
+	if len(trained) != 15 {
+		t.Errorf("%d rows are trained on: %v", len(trained), trained)
+	}
+	o.MostHeldOut = 14
+	fewer, err := o.load(m, 1)
+	if err != nil || fewer.digest() != l.digest() || fewer.heldOutDigest() == l.heldOutDigest() || l.heldOutDigest() == l.digest() {
+		t.Error("digests", err)
+	}
+	o.Data, o.MostHeldOut = []string{name, name}, 0
+	if l, err = o.load(m, 1); err != nil || len(l.heldOut) != 30 || l.repeated != 0 {
+		t.Error("the same file twice", len(l.heldOut), l.repeated, err)
+	}
+	o.HeldOutSize = 0
+	if l, err = o.load(m, 1); err != nil || l.heldOutDigest() != "" {
+		t.Error(l.heldOutDigest(), err)
 	}
 }

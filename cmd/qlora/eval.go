@@ -26,7 +26,7 @@ func evalPerplexity(c console, args []string) error {
 		Text string `name:"text" help:"file of UTF-8 text"`
 		JSON bool   `name:"json" help:"print JSON"`
 	}{inference: defaultInference()}
-	if shown, err := parseAll(c, "eval perplexity", args, &o); shown || err != nil {
+	if shown, err := parseInference(c, "eval perplexity", args, &o, &o.inference); shown || err != nil {
 		return err
 	}
 	if o.Text == "" {
@@ -42,7 +42,7 @@ func evalPerplexity(c console, args []string) error {
 	}
 	tokens := b.Tokenizer.Encode(text)
 	window := tokens[:min(len(tokens), b.Config.MaxPositionEmbeddings-1)]
-	loss, n, err := train.Evaluate(d, m, []train.Sequences{data.Sequences(window, b.Tokenizer.Start(), len(window))})
+	loss, n, err := train.Evaluate(d, m, []train.Sequences{data.Sequences(window, b.Tokenizer.Start(), len(window))}, func() bool { return true })
 	if err != nil {
 		return err
 	}

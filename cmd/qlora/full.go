@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"qlora/cmd/qlora/internal/base"
 	"qlora/cmd/qlora/internal/config"
+	"qlora/cmd/qlora/internal/runs"
 	"qlora/ref/checkpoint"
 	"qlora/ref/llama"
 	"qlora/ref/num"
@@ -30,6 +32,42 @@ func (o weightOptions) check(quantType string) error {
 		return config.Usagef("full_finetune trains every module whole: modules_to_save belongs to adapters")
 	case !(o.NoiseAlpha >= 0 && o.NoiseAlpha <= 1e6):
 		return config.Usagef("neftune_noise_alpha is %v: want 0 or more", o.NoiseAlpha)
+	}
+	return nil
+}
+
+// contradicts finds values that were given beside bits and say otherwise. What was not given is "".
+func (o weightOptions) contradicts(quantType, compute string) error {
+	switch {
+	case o.Bits >= 16 && quantType != "" && quantType != "none":
+		return config.Usagef("bits is %d and quant_type %s: give one of them", o.Bits, quantType)
+	case o.Bits == 32 && compute != "" && compute != "float32":
+		return config.Usagef("bits is 32, which computes in float32, and compute %s: give one of them, or bits 16", compute)
+	}
+	return nil
+}
+
+// ofAdapters are options without a meaning where every weight is trained.
+var ofAdapters = []string{"lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform",
+	"layers_pattern", "rank_pattern", "alpha_pattern", "adapter_compute"}
+
+// checkGiven finds flags that contradict each other or that nothing would come of. given has the flags alone.
+func (o runOptions) checkGiven(given runOptions) error {
+	if given.BF16 {
+		if given.Compute != "" && given.Compute != "bfloat16" {
+			return config.Usagef("bf16 and compute %s: give one of them", given.Compute)
+		}
+		given.Compute = "bfloat16"
+	}
+	if err := o.contradicts(given.Quant, given.Compute); err != nil || !o.FullFinetune {
+		return err
+	}
+	usual := defaultTrain()
+	values := func(o *runOptions) []runs.Setting { return runs.ParseSettings(config.YAML(o)) }
+	for _, d := range runs.Differences(values(&given), values(&runOptions{}), values(&usual.runOptions)) {
+		if slices.Contains(ofAdapters, d.Name) && d.Values[0] != d.Values[1] && d.Values[0] != d.Values[2] {
+			return config.Usagef("full_finetune trains every weight and no adapter: %s %s has no meaning there", d.Name, d.Values[0])
+		}
 	}
 	return nil
 }
@@ -87,6 +125,9 @@ func (o weightOptions) noise(seed uint64) op.Noise {
 func (o runOptions) trains() string {
 	if o.FullFinetune {
 		return "every weight"
+	}
+	if o.Quant == "none" {
+		return fmt.Sprintf("%s base, r = %d", o.Compute, o.R)
 	}
 	return fmt.Sprintf("%s, r = %d", o.Quant, o.R)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"qlora/cmd/qlora/internal/base"
+	"qlora/cmd/qlora/internal/config"
 	"qlora/ref/llama"
 	"qlora/ref/lora"
 	"qlora/ref/num"
@@ -31,6 +32,56 @@ func TestBits(t *testing.T) {
 		}
 		if !strings.Contains(got, c.want) {
 			t.Errorf("bits %d of %s, %s: %s, want %s", c.bits, c.quant, c.compute, got, c.want)
+		}
+	}
+}
+
+// What flags say against each other, or for nothing, is refused; what they say twice, or a file says otherwise, is not.
+func TestContradictions(t *testing.T) {
+	for flags, want := range map[string]string{
+		"--bits 16 --quant-type nf4":         "bits is 16 and quant_type nf4",
+		"--bits 32 --quant-type fp4":         "bits is 32 and quant_type fp4",
+		"--bits 32 --bf16":                   "bits is 32, which computes in float32, and compute bfloat16",
+		"--bits 32 --compute bfloat16":       "bits is 32, which computes in float32, and compute bfloat16",
+		"--bf16 --compute float32":           "bf16 and compute float32",
+		"--bits 16 --quant-type none":        "",
+		"--bits 16 --bf16":                   "",
+		"--bits 32 --compute float32":        "",
+		"--bits 4 --quant-type fp4":          "",
+		"--bits 4 --bf16 --compute bfloat16": "",
+
+		"--full-finetune --bits 16 --lora-r 8":                        "full_finetune trains every weight and no adapter: lora_r 8",
+		"--full-finetune --bits 16 --use-rslora":                      "use_rslora true",
+		"--full-finetune --bits 16 --target-modules q_proj":           `target_modules ["q_proj"]`,
+		"--full-finetune --bits 16 --lora-dropout 0.1":                "lora_dropout 0.1",
+		"--full-finetune --bits 16 --lora-r 64 --lora-alpha 16":       "", // qlora.py's defaults, which its scripts give
+		"--full-finetune --bits 16 --learning-rate 1e-3 --epochs 0.5": "",
+		"--lora-r 8 --use-rslora":                                     "",
+	} {
+		var given runOptions
+		if _, err := config.ParseFlags(strings.Fields(flags), &given); err != nil {
+			t.Fatal(err)
+		}
+		usual := defaultTrain()
+		o := usual.runOptions
+		if _, err := config.ParseFlags(strings.Fields(flags), &o); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.checkGiven(given); err == nil != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", flags, err, want)
+		}
+	}
+}
+
+func TestTrains(t *testing.T) {
+	for want, o := range map[string]runOptions{
+		"nf4, r = 64":           {Quant: "nf4", Compute: "bfloat16", R: 64},
+		"bfloat16 base, r = 64": {Quant: "none", Compute: "bfloat16", R: 64},
+		"float32 base, r = 8":   {Quant: "none", Compute: "float32", R: 8},
+		"every weight":          {Quant: "none", Compute: "bfloat16", R: 64, weightOptions: weightOptions{FullFinetune: true}},
+	} {
+		if got := o.trains(); got != want {
+			t.Errorf("%s, want %s", got, want)
 		}
 	}
 }

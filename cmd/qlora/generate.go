@@ -58,7 +58,7 @@ type generateOptions struct {
 
 func generate(c console, args []string) error {
 	o := generateOptions{inference: defaultInference(), sampling: defaultSampling()}
-	if shown, err := parseAll(c, "generate", args, &o); shown || err != nil {
+	if shown, err := parseInference(c, "generate", args, &o, &o.inference); shown || err != nil {
 		return err
 	}
 	o.Chat = o.Chat || o.chatting != chatting{}

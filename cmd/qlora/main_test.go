@@ -97,7 +97,7 @@ func TestResumeWithNothingSaved(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err, code := cli(t, "", quick(dir, "--steps", "1", "--resume")...); code != 0 || !strings.Contains(err, "starting from the beginning") {
+	if _, err, code := cli(t, "", quick(dir, "--steps", "1", "--resume", "--model", "demo")...); code != 0 || !strings.Contains(err, "starting from the beginning") {
 		t.Error(code, err)
 	}
 }

@@ -14,7 +14,7 @@ func TestIdentityOfMath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return o.identity("")
+		return o.identity("", "")
 	}
 	exact := identity()
 	if strings.Contains(exact, "Math") || strings.Contains(exact, "Micro") {

@@ -173,7 +173,7 @@ func (o trainOptions) planRun(shape llama.Config, fourBit *plan.FourBit) (plan.R
 	}
 	r := plan.Run{
 		Device: o.Device, Fast: o.Math == fastMath, Config: shape, Options: options, FourBit: fourBit, Step: o.step(),
-		Checkpointing: o.Checkpoint, Noise: o.noise(o.Seed), Seq: o.SeqLen, Batch: o.MicroBatch, Accumulate: o.Accumulate,
+		Checkpointing: o.Checkpoint, Noise: o.noise(o.Seed), Seq: o.longest(shape.MaxPositionEmbeddings), Batch: o.MicroBatch, Accumulate: o.Accumulate,
 	}
 	if err := r.Check(); err != nil {
 		return r, usage(err)
@@ -183,7 +183,7 @@ func (o trainOptions) planRun(shape llama.Config, fourBit *plan.FourBit) (plan.R
 
 // report plans a run: what it takes under the limit, or under what the machine has where none is given.
 func (o trainOptions) report(run plan.Run) (*planReport, error) {
-	r := &planReport{Model: o.Model, Run: o.describeRun(), Limit: int64(o.MemoryLimit), given: o.MemoryLimit > 0}
+	r := &planReport{Model: o.Model, Run: o.describeRun(run.Seq), Limit: int64(o.MemoryLimit), given: o.MemoryLimit > 0}
 	for _, t := range run.Config.Tensors() {
 		n := int64(1)
 		for _, d := range t.Shape {
@@ -209,13 +209,13 @@ func (o trainOptions) report(run plan.Run) (*planReport, error) {
 	return r, err
 }
 
-// describeRun is what of the options memory depends on.
-func (o trainOptions) describeRun() string {
+// describeRun is what of the options memory depends on, for sequences of a length.
+func (o trainOptions) describeRun(seq int) string {
 	parts := []string{"device " + o.Device, o.Compute, o.trains()}
 	if o.Double && o.Quant != "none" {
 		parts = append(parts, "double quantization")
 	}
-	parts = append(parts, o.Optim, fmt.Sprintf("%d × %d tokens at a time", o.MicroBatch, o.SeqLen))
+	parts = append(parts, o.Optim, fmt.Sprintf("%d × %d tokens at a time", o.MicroBatch, seq))
 	if o.Checkpoint {
 		return strings.Join(append(parts, "gradient checkpointing"), ", ")
 	}

@@ -41,7 +41,7 @@ func TestPlan(t *testing.T) {
 
 // What does not fit is said with what would help, and ends with 1.
 func TestPlanThatDoesNotFit(t *testing.T) {
-	out, err, code := cli(t, "", strings.Fields("plan --model synthetic:smollm2-135m --memory-limit 500MiB --batch 8 --lora-r 256 --device cpu")...)
+	out, err, code := cli(t, "", strings.Fields("plan --model synthetic:smollm2-135m --memory-limit 500MiB --batch 8 --lora-r 256 --gradient-checkpointing=false --device cpu")...)
 	for _, want := range []string{"it does not fit", "--gradient-checkpointing ", "--lora-r 8 ", "what is enough, one after the other:"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -143,7 +143,7 @@ func TestPlanMistakes(t *testing.T) {
 	}{
 		{"plan --model synthetic:llama-66b", 2, "llama-65b"},
 		{"plan --model synthetic:llama-7b --seq 4096", 2, "the model's context has 2048"},
-		{"plan --model synthetic:llama-7b --seq 0", 2, "max_seq_length is 0"},
+		{"plan --model synthetic:llama-7b --seq=-1", 2, "max_seq_length is -1"},
 		{"plan --model synthetic:llama-7b 512", 2, `plan: "512" is no flag`},
 		{"plan --model synthetic:llama-7b --target-modules none_such", 2, "none_such"},
 		{"plan --model synthetic:llama-7b --device ref", 1, "device ref: its arena does not count"},

@@ -30,11 +30,15 @@ type outcome struct {
 	Seconds   float64  `json:"seconds"`           // of the steps
 	PerSecond float64  `json:"tokens_per_second"` // in the steps
 	Memory    int64    `json:"memory"`            // at most, bytes
+	Error     string   `json:"error,omitempty"`   // why the run cannot be read, and nothing else of it is known
 	model     string   // as the configuration calls it
 	started   time.Time
 }
 
 func outcomeOf(r *runs.Run) outcome {
+	if r.Unreadable != nil {
+		return outcome{Run: string(r.Dir), State: r.State(), Error: r.Unreadable.Error()}
+	}
 	o := outcome{
 		Run: string(r.Dir), State: r.State(), Step: r.Step(), Steps: r.Info.Steps, Memory: r.Info.Peak,
 		model: runs.Value(r.Config, "model"), started: r.Info.Started,
@@ -105,6 +109,10 @@ func runsList(c console, args []string) error {
 	t := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "run\tmodel\tstarted\tstate\tsteps\tloss\theld-out before\tafter\tbest")
 	for _, o := range outcomes {
+		if o.Error != "" {
+			fmt.Fprintf(t, "%s\t\t\t%s: %s\n", o.Run, o.State, o.Error)
+			continue
+		}
 		fmt.Fprintln(t, strings.Join([]string{
 			o.Run, o.model, o.started.Local().Format("2006-01-02 15:04"), o.State, o.steps(), lossText(o.Loss), lossText(o.Before), lossText(o.After), o.best(),
 		}, "\t"))

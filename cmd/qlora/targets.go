@@ -16,6 +16,11 @@ func (o runOptions) targets(c llama.Config) (peft.Patterns, map[string]peft.Rank
 	if err != nil {
 		return p, nil, err
 	}
+	for _, layer := range p.LayersToTransform {
+		if layer >= c.NumHiddenLayers {
+			return p, nil, fmt.Errorf("layers_to_transform: %d: the model has %d layers, from 0 to %d", layer, c.NumHiddenLayers, c.NumHiddenLayers-1)
+		}
+	}
 	if err := checkOthers(p); err != nil {
 		return p, nil, err
 	}

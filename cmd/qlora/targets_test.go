@@ -59,12 +59,12 @@ func TestIdentityOfPatterns(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, field := range []string{"Ranks", "Alphas", "Exclude", "Layers"} {
-		if strings.Contains(plain.identity(""), field) {
+		if strings.Contains(plain.identity("", ""), field) {
 			t.Errorf("%s is in the identity of a run that has none", field)
 		}
 	}
 	other, err := readTrainOptions([]string{"--rank-pattern", "q_proj=3"})
-	if err != nil || other.identity("") == plain.identity("") {
+	if err != nil || other.identity("", "") == plain.identity("", "") {
 		t.Error("a pattern makes no other run", err)
 	}
 	printed := must(t, "train", "--target-modules", `.*\.[0-9]{1,2}\.mlp\.up_proj`, "--rank-pattern", "layers.0.*=3,up_proj=4", "--print-config")
@@ -85,7 +85,8 @@ func TestBadTargets(t *testing.T) {
 		"--target-modules .*(q_proj":                        `target_modules: ".*(q_proj" is no regular expression`,
 		"--target-modules (?!x).*q_proj":                    "regular expressions lack it",
 		"--target-modules .*q_proj --layers-to-transform 1": "go with a list of target_modules",
-		"--target-modules q_proj --layers-to-transform 9":   "choose none of the model's linear layers",
+		"--target-modules q_proj --exclude-modules q_proj":  "choose none of the model's linear layers",
+		"--layers-to-transform 1,99":                        "layers_to_transform: 99: the model has 5 layers, from 0 to 4",
 		"--layers-to-transform one":                         `layers_to_transform: "one"`,
 		"--layers-to-transform=-1":                          `layers_to_transform: "-1"`,
 		"--layers-pattern layers":                           "layers_pattern needs layers_to_transform",

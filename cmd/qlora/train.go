@@ -36,7 +36,7 @@ func trainCommand(c console, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer r.lock.Close()
+	defer r.close()
 	return r.run()
 }
 
@@ -60,10 +60,18 @@ type trainingRun struct {
 	batches  *batch.Batches
 	dir      runs.Dir
 	lock     io.Closer // of dir
+	pages    io.Closer // of the device, which has a file for them; nil for a device without
 	info     runs.Info
 	records  *records
 	progress *progress
 	saved    int // the step of the checkpoint that was written or loaded last, −1 if there is none
+}
+
+func (r *trainingRun) close() {
+	if r.pages != nil {
+		r.pages.Close()
+	}
+	r.lock.Close()
 }
 
 // newRun loads everything that can be wrong before it makes the run's folder.
@@ -73,6 +81,7 @@ func newRun(c console, o trainOptions) (*trainingRun, error) {
 	if r.device, err = openDevice(o.Device, o.Math, o.MemoryLimit); err != nil {
 		return nil, err
 	}
+	r.pages, _ = r.device.(io.Closer)
 	if o.Numerics {
 		r.device = watch.New(r.device)
 	}
@@ -117,7 +126,7 @@ func newRun(c console, o trainOptions) (*trainingRun, error) {
 
 // readData reads and tokenizes the data, and finds how many steps there are.
 func (r *trainingRun) readData() (err error) {
-	if r.data, err = r.dataOptions.load(r.base, r.DataSeed); err != nil {
+	if r.data, err = r.dataOptions.load(r.base, r.dataSeed()); err != nil {
 		return err
 	}
 	r.data.report(r.err)
@@ -125,13 +134,13 @@ func (r *trainingRun) readData() (err error) {
 		return config.Usagef("load_best_model_at_end needs eval_dataset or eval_dataset_size")
 	}
 	r.batches, err = batch.New(r.data.sequences(), batch.Options{
-		Mode: r.mode(), Seed: r.DataSeed, Max: r.SeqLen, Micro: r.MicroBatch, Accumulate: r.Accumulate,
+		Mode: r.mode(), Seed: r.dataSeed(), Max: r.longest(r.base.Config.MaxPositionEmbeddings), Micro: r.MicroBatch, Accumulate: r.Accumulate,
 	})
 	if err != nil {
 		return err
 	}
 	r.lasts(r.batches.Steps)
-	r.identity = r.trainOptions.identity(r.data.digest())
+	r.identity = r.trainOptions.identity(r.data.digest(), r.data.heldOutDigest())
 	return nil
 }
 
@@ -150,21 +159,25 @@ func (r *trainingRun) run() error {
 	return r.finish()
 }
 
-// steps trains. What is due after a step is done before the next one, also by a run that resumes there.
+// steps trains. What is due after a step is done before the next one, also by a run that resumes there: a checkpoint, and then what takes
+// long and can be done again.
 func (r *trainingRun) steps() error {
 	r.progress = newProgress(r.err, r.Steps, r.LoggingSteps)
 	defer r.progress.end()
 	for {
+		if r.saveDue() {
+			if err := r.save(); err != nil {
+				return err
+			}
+		}
 		if err := r.observe(); err != nil {
 			return err
 		}
 		if r.ctx.Err() != nil {
 			return r.interrupted()
 		}
-		if r.saveDue() {
-			if err := r.save(); err != nil {
-				return err
-			}
+		if err := r.saveBest(); err != nil {
+			return err
 		}
 		if r.trainer.Steps() >= r.Steps {
 			return nil

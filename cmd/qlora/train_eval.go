@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -48,7 +49,13 @@ func (r *trainingRun) measure(step int) error {
 	for _, s := range sequencesOf(r.data.heldOut) {
 		micro = append(micro, train.Sequences{s})
 	}
-	loss, _, err := train.Evaluate(r.device, r.model, micro)
+	loss, _, err := train.Evaluate(r.device, r.model, micro, func() bool { return r.ctx.Err() == nil })
+	switch {
+	case errors.Is(err, train.ErrStopped):
+		return nil // the run that resumes measures
+	case err == nil && loss-loss != 0:
+		err = fmt.Errorf("it is %v: the run has diverged; train again with a lower learning_rate", loss)
+	}
 	if err != nil {
 		return fmt.Errorf("held-out loss after step %d: %w", step, err)
 	}

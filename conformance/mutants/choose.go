@@ -18,6 +18,7 @@ type choosing struct {
 	inTopP func(z, top, temperature float32) float32 // the weight as top_p sees it; nil is weight
 	cut    func(e []float32, p float32) int          // how many are kept
 	minP   func(z, e []float32, p float32) int       // likewise, by the likeliest one
+	zeros  func(e []float32) int                     // how many are kept of those that have a weight
 	drawn  func(e []float32, limit float32) int
 	sum    func(e []float32) float32
 	seed   func(c *Case) uint64
@@ -25,6 +26,7 @@ type choosing struct {
 	pFirst bool
 	greedy func(temperature float32) bool
 	bad    func(z float32) bool
+	none   func(z []float32) bool
 }
 
 func choosingWith(spoil func(p *choosing)) Func {
@@ -38,12 +40,14 @@ func choosingWith(spoil func(p *choosing)) Func {
 		},
 		weight: func(z, top, temperature float32) float32 { return num.Exp((z - top) / temperature) },
 		minP:   func(_, e []float32, p float32) int { return below(e, p) },
+		zeros:  func(e []float32) int { return below(e, math.SmallestNonzeroFloat32) },
 		drawn:  func(e []float32, limit float32) int { return firstAbove(e, func(s float32) bool { return s > limit }) },
 		sum:    num.Sum,
 		seed:   seedOf,
 		step:   func(c *Case) int { return c.Int("step") },
 		greedy: func(temperature float32) bool { return temperature == 0 },
 		bad:    func(z float32) bool { return z != z },
+		none:   func(z []float32) bool { return math.IsInf(float64(slices.Max(z)), -1) },
 	}
 	p.cut = func(e []float32, top float32) int {
 		limit := top * p.sum(e)
@@ -56,6 +60,9 @@ func choosingWith(spoil func(p *choosing)) Func {
 	return func(c *Case, in Tensors) (Tensors, error) {
 		if slices.ContainsFunc(in["logits"].F, p.bad) {
 			return nil, errors.New("a logit is NaN")
+		}
+		if p.none(in["logits"].F) {
+			return nil, errors.New("nothing to choose")
 		}
 		return Tensors{"token": conformance.Ints([]int32{int32(p.token(c, in["logits"].F))})}, nil
 	}
@@ -116,6 +123,7 @@ func (p choosing) token(c *Case, z []float32) int {
 		}
 		e = e[:p.minP(kept, e, c.Float("min_p"))]
 	}
+	e = e[:p.zeros(e)]
 	u := num.Uniform(p.seed(c), num.Counter{Purpose: num.Purpose("choose"), Step: uint32(p.step(c)), Layer: num.NoLayer})
 	return order[p.drawn(e, u*p.sum(e))]
 }
@@ -124,6 +132,10 @@ var chooseMutants = []Mutant{
 	{
 		Name: "NaN chosen from", Bug: "Logits of a model that has diverged are sorted as if NaN were a number.", Op: "choose",
 		Func: choosingWith(func(p *choosing) { p.bad = func(float32) bool { return false } }),
+	},
+	{
+		Name: "chosen though all are banned", Bug: "Where every logit is −∞ the first token is the largest, or weights are NaN: a token all the same.", Op: "choose",
+		Func: choosingWith(func(p *choosing) { p.none = func([]float32) bool { return false } }),
 	},
 	{
 		Name: "greedy takes the last of equals", Bug: "≥ in place of > in the search for the largest logit.", Op: "choose",
@@ -271,6 +283,11 @@ var chooseMutants = []Mutant{
 				return firstAbove(e, func(s float32) bool { return s > limit })
 			}
 		}),
+	},
+	{
+		Name: "banned token at the end", Bug: "Where no running sum exceeds the limit the last of all is chosen, which has no weight: a banned token.",
+		Seen: "torch.multinomial (pytorch #4858, #48841)", Op: "choose",
+		Func: choosingWith(func(p *choosing) { p.zeros = func(e []float32) int { return len(e) } }),
 	},
 	{
 		Name: "running sum in float64", Bug: "The running sum does not round: where none exceeds the limit, one does.", Op: "choose",

@@ -141,7 +141,7 @@ func (s *Session) Generate(prompt []int32, n int, emit func(id int32) bool) erro
 	if len(prompt) == 0 {
 		return fmt.Errorf("nothing to continue: the prompt has no tokens")
 	}
-	if err := checkRoom(len(prompt), n, s.room); err != nil {
+	if err := checkRoom(len(prompt), n, s.room, "session's room"); err != nil {
 		return err
 	}
 	s.cache.seen = min(common(s.held, prompt), s.cache.seen, len(prompt)-1)
@@ -210,16 +210,17 @@ func common(a, b []int32) int {
 	return n
 }
 
-func checkRoom(prompt, n, room int) error {
+// checkRoom wants a prompt and n tokens more to fit in, of which there are room.
+func checkRoom(prompt, n, room int, in string) error {
 	if prompt+n > room {
-		return fmt.Errorf("a prompt of %d tokens and %d more exceed the model's context of %d", prompt, n, room)
+		return fmt.Errorf("a prompt of %d tokens and %d more exceed the %s of %d", prompt, n, in, room)
 	}
 	return nil
 }
 
 // Generate is that of a session of its own, whose memory it gives back.
 func (m *Model) Generate(prompt []int32, n int, how Sampling, emit func(id int32) bool) error {
-	if err := checkRoom(len(prompt), n, m.MaxContext()); err != nil {
+	if err := checkRoom(len(prompt), n, m.MaxContext(), "model's context"); err != nil {
 		return err
 	}
 	run := m.device.Mark(op.Run)

@@ -51,7 +51,7 @@ func TestSession(t *testing.T) {
 	if got := answer(t, s.Generate, ids(9), 7); !slices.Equal(got, first) {
 		t.Errorf("%v after an answer that was stopped, want %v", got, first)
 	}
-	if err := s.Generate(ids(60), 5, func(int32) bool { return true }); err == nil || !strings.Contains(err.Error(), "context of 64") {
+	if err := s.Generate(ids(60), 5, func(int32) bool { return true }); err == nil || !strings.Contains(err.Error(), "session's room of 64") {
 		t.Error(err)
 	}
 }
@@ -110,5 +110,18 @@ func TestNoRepeatAndMinTokens(t *testing.T) {
 	got := answer(t, by(m, llama.Sampling{MinTokens: 4, Ends: []int32{first}}), ids(5), 12)
 	if slices.Contains(got[:4], first) || !slices.Contains(got[4:], first) {
 		t.Errorf("%d is to come from the fifth token on: %v", first, got)
+	}
+}
+
+// When every token has been there and none may come again, generation ends in an error, not in a banned token.
+func TestEveryTokenBanned(t *testing.T) {
+	for _, c := range []op.Choice{{}, {Temperature: 1, Seed: 5}, {Temperature: 0.7, TopK: 5, TopP: 0.9, MinP: 0.05, Seed: 5}} {
+		m, _ := newModel(t, num.Float32)
+		var said []int32
+		err := m.Generate([]int32{0, 1, 2}, 20, llama.Sampling{Choice: c, NoRepeat: 1}, func(id int32) bool { said = append(said, id); return true })
+		slices.Sort(said)
+		if want := []int32{3, 4, 5, 6, 7, 8, 9, 10}; !slices.Equal(said, want) || err == nil || !strings.Contains(err.Error(), "choose: ") || !strings.Contains(err.Error(), "no_repeat_ngram_size") {
+			t.Errorf("%+v: %v, then %v", c, said, err)
+		}
 	}
 }

@@ -103,6 +103,8 @@ func newTables(d op.Device, life op.Lifetime, c Config, positions int) tables {
 // angles are cosine and sine of every position's angles.
 func (c Config) angles(positions int) (cosines, sines []float32) {
 	invFreq := c.InvFreq(positions)
+	n := positions * len(invFreq)
+	cosines, sines = make([]float32, 0, n), make([]float32, 0, n)
 	for p := range positions {
 		for _, f := range invFreq {
 			sine, cosine := num.SinCos(num.RoPEAngle(p, f))

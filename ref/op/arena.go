@@ -54,6 +54,15 @@ func (m Mark) Lifetime() Lifetime { return m.life }
 // Alloc accounts for bytes under a name such as "weights/layers.0.q_proj", whose first component is the part. Pages leave if there is
 // no room otherwise. Above the cap nothing is accounted and the error carries the table of what is held.
 func (a *Arena) Alloc(life Lifetime, name string, bytes int64) error {
+	if err := a.Keep(name, bytes); err != nil {
+		return err
+	}
+	a.live[life] = append(a.live[life], allocation{a.part(name), bytes})
+	return nil
+}
+
+// Keep is Alloc of what no Release gives back, whenever it was taken: what operations compute in, which stays for those that come after.
+func (a *Arena) Keep(name string, bytes int64) error {
 	if a.Cap > 0 && a.used+bytes > a.Cap {
 		if err := a.pages.leave(bytes); err != nil {
 			return err
@@ -62,9 +71,7 @@ func (a *Arena) Alloc(life Lifetime, name string, bytes int64) error {
 			return a.full(name, bytes)
 		}
 	}
-	p := a.part(name)
-	a.add(p, bytes)
-	a.live[life] = append(a.live[life], allocation{p, bytes})
+	a.add(a.part(name), bytes)
 	return nil
 }
 

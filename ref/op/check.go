@@ -1,7 +1,9 @@
 package op
 
 import (
+	"errors"
 	"fmt"
+	"math"
 
 	"qlora/ref/num"
 )
@@ -224,12 +226,17 @@ func CheckRoom(cache *Tensor, first, rows int) error {
 	return nil
 }
 
-// CheckLogits wants no NaN.
+// CheckLogits wants no NaN, and a token to choose: not all may be −∞.
 func CheckLogits(z []float32) error {
+	top := float32(math.Inf(-1))
 	for i, v := range z {
 		if v != v {
 			return fmt.Errorf("the logit of token %d is NaN", i)
 		}
+		top = max(top, v)
+	}
+	if math.IsInf(float64(top), -1) {
+		return errors.New("all logits are −∞: every token is banned; raise no_repeat_ngram_size (0 is no limit) or lower min_new_tokens")
 	}
 	return nil
 }

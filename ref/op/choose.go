@@ -15,9 +15,10 @@ type Choice struct {
 	Seed        uint64
 }
 
-// Choose returns a token; no logit is NaN. Candidates are taken from the largest logit down (equals: lower index first); with u uniform and
-// e_i = exp((z_i − z_max)/temperature), the first candidate at which the running sum of e exceeds u·(sum of e kept). The settings apply in
-// the order of transformers: the logits may have passed through Penalize; then temperature, top-k, top-p of what k keeps, min-p.
+// Choose returns a token; the logits are those that CheckLogits allows. Candidates are taken from the largest logit down (equals: lower index
+// first); with u uniform and e_i = exp((z_i − z_max)/temperature), the first candidate at which the running sum of e exceeds u·(sum of e
+// kept), the last kept one where none does. The settings apply in the order of transformers: the logits may have passed through Penalize;
+// then temperature, top-k, top-p of what k keeps, min-p. A candidate with e = 0, as a banned token has, is never kept.
 func Choose(z []float32, c Choice, step int) int {
 	order := make([]int, len(z))
 	for i := range order {
@@ -49,6 +50,7 @@ func Pick(z []float32, order []int, c Choice, step int) int {
 }
 
 // Weights is e of the candidates that top-p and min-p keep, which are the first ones: the likeliest has e = 1, so that min-p keeps e ≥ p.
+// Those with e = 0 are not kept: the running sum may stay below Sum, whose lanes lose less, and the draw then falls on the last kept one.
 func (c Choice) Weights(z []float32, order []int) []float32 {
 	e := make([]float32, len(order))
 	for i, id := range order {
@@ -58,7 +60,7 @@ func (c Choice) Weights(z []float32, order []int) []float32 {
 		e = e[:reach(e, float32(c.TopP*num.Sum(e)), true)+1]
 	}
 	for i := 1; i < len(e); i++ {
-		if e[i] < c.MinP {
+		if e[i] < c.MinP || e[i] == 0 {
 			return e[:i]
 		}
 	}

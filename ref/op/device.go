@@ -21,6 +21,9 @@ import (
 // and gradients of parameters are float32. What is handed to a call may be changed after it, but for 4-bit weights. Calls come
 // from one goroutine at a time.
 //
+// What lives Paged is brought to the device by Write, Zero and Read, WriteState8 and ReadState8, and as AdamW's m and v, AdamW8's state and
+// Lion's m. No other operation brings it in: none may be given such a tensor.
+//
 // A device that lacks an operation says so in Supports. It never computes it another way in silence.
 type Device interface {
 	Name() string
@@ -57,11 +60,12 @@ type Device interface {
 	Sync() error
 	// Record runs f. A device that can replays the work of an earlier f under the same key instead.
 	Record(key string, f func())
-	// PageTo says in which folder lies the file to which goes what lives Paged when there is no room for it. Its whole size is taken
-	// from the disk now, so that a full one is found before a step is under way. Devices that do not page do nothing.
+	// PageTo says in which folder lies the file to which goes what lives Paged when there is no room for it. Where it is sure that something
+	// will, the file is filled now, so that a full disk is found before a step is under way (see Pages.To, which says how far one can rely
+	// on that). Devices that do not page do nothing.
 	PageTo(dir string) error
-	// BringIn and BringInState8 begin to bring what lives Paged to the device, ahead of its use. They are hints: what is used comes in anyway,
-	// and what was used least recently leaves by itself.
+	// BringIn and BringInState8 begin to bring what lives Paged to the device, ahead of its use by an operation that brings it in. They are
+	// hints: it comes in anyway, and what was used least recently leaves by itself.
 	BringIn(t *Tensor)
 	BringInState8(s *State8)
 

@@ -3,6 +3,7 @@ package op
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 	"os"
@@ -38,9 +39,10 @@ type Page struct {
 	bytes     int64
 	at        int64 // where it lies in the file
 	part      *Part
-	here      bool // in memory, or, while it is being moved, on its way there
-	kept      bool // the file has it; else it was zeros when it last left
-	newer     bool // memory has what the file has not
+	here      bool   // in memory, or, while it is being moved, on its way there
+	kept      bool   // the file has it; else it was zeros when it last left
+	newer     bool   // memory has what the file has not
+	sum       uint32 // CRC-32C of what the file has
 }
 
 // NewPages are those that a counts.
@@ -49,8 +51,12 @@ func NewPages(a *Arena) *Pages {
 	return a.pages
 }
 
-// To makes the file in a folder and takes its whole size from the disk. Where the system allows it has no name from then on, so that nothing
-// is left of it when the program ends, however that comes. Without a cap, or without pages, there is no need of it.
+// To makes the file in a folder. Where the system allows it has no name from then on, so that nothing is left of it when the program ends,
+// however that comes; elsewhere Close removes it. Without a cap, or without pages, there is no need of it.
+//
+// If all pages and what is in memory beside them now are more than the cap, pages are sure to leave. Then the file is filled at once, so that a
+// full disk is found before the first step: most are; a file system that compresses, or that copies what is written over, may still find
+// no room later. Else pages leave only if later calls take their room, maybe never, and the file grows as they do.
 func (s *Pages) To(dir string) error {
 	if s.arena.Cap == 0 || s.end == 0 || s.file != nil || s.AccountOnly {
 		return nil
@@ -59,42 +65,61 @@ func (s *Pages) To(dir string) error {
 	if err != nil {
 		return fmt.Errorf("optimizer state that leaves memory: %w", err)
 	}
+	s.file = f
 	os.Remove(f.Name()) // Windows does not, of a file that is open
+	if s.end <= s.room() {
+		return nil
+	}
 	if err := reserve(f, s.end); err != nil {
-		f.Close()
+		s.Close()
 		return fmt.Errorf("optimizer state that leaves memory needs %s in %s: %w; make room there, name another output_dir or raise --memory-limit",
 			Bytes(s.end), dir, err)
 	}
-	s.file = f
 	return nil
 }
 
-// reserve writes zeros, for a file that is only made longer takes no room.
-func reserve(w io.Writer, bytes int64) error {
+// Close gives the file back. What has left does not come back then.
+func (s *Pages) Close() error {
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	os.Remove(s.file.Name()) // where it still has one
+	return err
+}
+
+// reserve writes zeros, for a file that is only made longer takes no room, and waits for the disk: some systems say only then that it is full.
+func reserve(f *os.File, bytes int64) error {
 	zeros := make([]byte, min(bytes, 1<<20))
 	for ; bytes > 0; bytes -= int64(len(zeros)) {
-		if _, err := w.Write(zeros[:min(bytes, int64(len(zeros)))]); err != nil {
+		if _, err := f.Write(zeros[:min(bytes, int64(len(zeros)))]); err != nil {
 			return err
 		}
 	}
-	return nil
+	return f.Sync()
+}
+
+// State8Bytes is the memory that the 8-bit state of n parameters takes.
+func State8Bytes(n int) int64 {
+	blocks := (n + optim.Blocksize8 - 1) / optim.Blocksize8
+	return 2 * (int64(n) + 4*int64(blocks))
 }
 
 // New is a page of n zeros, or of the 8-bit state of n parameters before the first step.
 func (s *Pages) New(name string, n int, eight bool) (*Page, error) {
 	p := &Page{name: name, key: fmt.Sprint(len(s.all), " ", name), n: n, eight: eight, bytes: 4 * int64(n), at: s.end, part: s.arena.part(name)}
 	if eight {
-		p.bytes = int64(2*n + 2*4*((n+optim.Blocksize8-1)/optim.Blocksize8))
+		p.bytes = State8Bytes(n)
 	}
 	s.all[p.key] = p
 	s.end += p.bytes
 	return p, s.With(nil, false, p)
 }
 
-// PagesOf are those among what tensors and states have for handles, each once.
+// PagesOf are those among what tensors and states have for handles, each once. One for which there was no room is not made: its handle is nil.
 func PagesOf(handles ...any) (pages []*Page) {
 	for _, h := range handles {
-		if p, ok := h.(*Page); ok && !slices.Contains(pages, p) {
+		if p, ok := h.(*Page); ok && p != nil && !slices.Contains(pages, p) {
 			pages = append(pages, p)
 		}
 	}
@@ -242,8 +267,12 @@ func (p *Page) floats() [][]float32 { return [][]float32{p.Full, p.State8.Absmax
 // inPieces is how many elements are converted at a time.
 const inPieces = 1 << 16
 
-func (p *Page) write(f io.WriterAt) error {
-	w := io.NewOffsetWriter(f, p.at)
+// A write that a system puts off can be lost without an error that reaches who wrote: the sum tells.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (p *Page) write(f *os.File) error {
+	sum := crc32.New(castagnoli)
+	w := io.MultiWriter(io.NewOffsetWriter(f, p.at), sum)
 	for _, codes := range p.codes() {
 		if _, err := w.Write(codes); err != nil {
 			return err
@@ -261,11 +290,13 @@ func (p *Page) write(f io.WriterAt) error {
 			buffer = buffer[:0]
 		}
 	}
+	p.sum = sum.Sum32()
 	return nil
 }
 
-func (p *Page) read(f io.ReaderAt) error {
-	r := io.NewSectionReader(f, p.at, p.bytes)
+func (p *Page) read(f *os.File) error {
+	sum := crc32.New(castagnoli)
+	r := io.TeeReader(io.NewSectionReader(f, p.at, p.bytes), sum)
 	for _, codes := range p.codes() {
 		if _, err := io.ReadFull(r, codes); err != nil {
 			return err
@@ -282,6 +313,9 @@ func (p *Page) read(f io.ReaderAt) error {
 				piece[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
 			}
 		}
+	}
+	if sum.Sum32() != p.sum {
+		return fmt.Errorf("%s: the %d bytes from %d on are not those that were written: the disk or what drives it has lost them", f.Name(), p.bytes, p.at)
 	}
 	return nil
 }

@@ -70,6 +70,51 @@ func TestPagesWithoutRoom(t *testing.T) {
 	}
 }
 
+// A page for which there was no room is none.
+func TestPagesOf(t *testing.T) {
+	d := NewPlain(100)
+	a := paged(d, "a", 20)
+	paged(d, "large", 50)
+	none := paged(d, "none", 1)
+	if got := PagesOf(none.Handle, a.Handle, nil, 1, a.Handle, none.Handle); len(got) != 1 || !got[0].Here() {
+		t.Errorf("%v", got)
+	}
+}
+
+// What is written to an 8-bit state, and what is read from it, is the caller's: neither is the state itself.
+func TestState8IsCopied(t *testing.T) {
+	for _, life := range []Lifetime{Run, Paged} {
+		d := NewPlain(0)
+		s, x := d.NewState8(life, "optimizer/s", 300), optim.NewState8(300)
+		x.M[299], x.AbsmaxV[1] = 7, 0.5
+		d.WriteState8(s, x)
+		x.M[299], x.V[0], x.AbsmaxM[0], x.AbsmaxV[1] = 1, 1, 1, 1
+		first, err := d.ReadState8(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.M[0], first.AbsmaxV[0] = 9, 9
+		got, err := d.ReadState8(s)
+		if err != nil || got.M[299] != 7 || got.V[0] != 0 || got.AbsmaxM[0] != 0 || got.AbsmaxV[1] != 0.5 || got.M[0] != 0 || got.AbsmaxV[0] != 0 {
+			t.Errorf("%v: %+v, %v", life, got, err)
+		}
+	}
+}
+
+// The size of a state is known without one, so that what has no room is never made.
+func TestState8Bytes(t *testing.T) {
+	for _, n := range []int{1, 255, 256, 257, 5000} {
+		if got, want := State8Bytes(n), int64(optim.NewState8(n).Bytes()); got != want {
+			t.Errorf("%d parameters: %d bytes, want %d", n, got, want)
+		}
+	}
+	d := NewPlain(1 << 20)
+	d.NewState8(Run, "optimizer/s", 1<<50)
+	if err := d.Sync(); err == nil || !strings.Contains(err.Error(), "memory limit: optimizer/s needs ") {
+		t.Error(err)
+	}
+}
+
 // Without a folder nothing that was written can leave; what is zero still needs no file.
 func TestPagesWithoutFolder(t *testing.T) {
 	d := NewPlain(100)

@@ -42,6 +42,9 @@ func (p *Plain) BringIn(t *Tensor)                     {} // it does one thing a
 func (p *Plain) BringInState8(s *State8)               {}
 func (p *Plain) Supports(op string, t num.DType) error { return nil }
 
+// Close gives the file back to which pages go. It comes after the last call.
+func (p *Plain) Close() error { return p.pages.Close() }
+
 // New allocates zeros. Without memory the device's error sticks and the tensor is empty.
 func (p *Plain) New(life Lifetime, name string, t num.DType, rows, cols int) *Tensor {
 	x := &Tensor{Name: name, DType: t, Rows: rows, Cols: cols}
@@ -89,8 +92,8 @@ func (p *Plain) NewState8(life Lifetime, name string, n int) *State8 {
 	s := &State8{Name: name, Len: n}
 	if life == Paged {
 		s.Handle = p.page(name, n, true)
-	} else if x := optim.NewState8(n); p.alloc(life, name, int64(x.Bytes())) {
-		s.Handle = x
+	} else if p.alloc(life, name, State8Bytes(n)) {
+		s.Handle = optim.NewState8(n)
 	}
 	return s
 }
@@ -107,13 +110,20 @@ func (p *Plain) WriteState8(s *State8, x *optim.State8) {
 	if len(x.M) != s.Len {
 		panic(fmt.Sprintf("op: 8-bit state of %d values written to %s, which has %d", len(x.M), s.Name, s.Len))
 	}
-	p.with(true, func() { *state8(s) = *x }, s.Handle)
+	p.with(true, func() { copyState8(state8(s), x) }, s.Handle)
 }
 
 func (p *Plain) ReadState8(s *State8) (*optim.State8, error) {
-	var x optim.State8
-	p.with(false, func() { x = *state8(s) }, s.Handle)
-	return &x, p.err
+	x := optim.NewState8(s.Len)
+	p.with(false, func() { copyState8(x, state8(s)) }, s.Handle)
+	return x, p.err
+}
+
+func copyState8(to, from *optim.State8) {
+	copy(to.M, from.M)
+	copy(to.V, from.V)
+	copy(to.AbsmaxM, from.AbsmaxM)
+	copy(to.AbsmaxV, from.AbsmaxV)
 }
 
 // with calls f, unless an error sticks, while those of the handles that are pages are in memory. changes says that f changes them.

@@ -145,3 +145,26 @@ func TestLion(t *testing.T) {
 		}
 	}
 }
+
+// Lion's moment has no 8 bits, and is not kept in 32 in silence where they are asked for.
+func TestLionIn8Bits(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("it does not panic")
+		}
+	}()
+	pagedTrainer(t, setting{compute: num.BFloat16, rank: 4, eightBit: true}, 0, true, false)
+}
+
+// Codes are bytes: a file that says otherwise is refused.
+func TestLoadRefusesCodes(t *testing.T) {
+	s := settings["float32, 8-bit, dropout"]
+	saved := bytes.ReplaceAll(state(t, newTrainer(t, s)), []byte(`"dtype":"U8"`), []byte(`"dtype":"I8"`))
+	f, err := checkpoint.Parse(bytes.NewReader(saved), int64(len(saved)), "state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newTrainer(t, s).Load(f, "test"); err == nil || !strings.Contains(err.Error(), "codes is I8 of shape [") || !strings.Contains(err.Error(), "want U8") {
+		t.Error(err)
+	}
+}

@@ -132,25 +132,31 @@ func (t *Trainer) load(f *checkpoint.File, p param, keep bool) error {
 
 func loadState8(f *checkpoint.File, name string, n int) (*optim.State8, error) {
 	s := optim.NewState8(n)
-	for part, into := range map[string][]byte{partM8: s.M, partV8: s.V} {
-		t, err := f.Tensor(name + part)
+	for _, codes := range []struct {
+		part string
+		into []byte
+	}{{partM8, s.M}, {partV8, s.V}} {
+		t, err := f.Tensor(name + codes.part)
 		if err != nil {
 			return nil, err
 		}
-		if len(t.Bytes) != len(into) {
-			return nil, fmt.Errorf("%s: tensor %s has %d bytes, want %d", f.Name, t.Name, len(t.Bytes), len(into))
+		if t.DType != "U8" || len(t.Bytes) != len(codes.into) {
+			return nil, fmt.Errorf("%s: tensor %s is %s of shape %v, want U8 of [%d]", f.Name, t.Name, t.DType, t.Shape, len(codes.into))
 		}
-		copy(into, t.Bytes)
+		copy(codes.into, t.Bytes)
 	}
-	for part, into := range map[string][]float32{partAbsmaxM8: s.AbsmaxM, partAbsmaxV8: s.AbsmaxV} {
-		x, shape, err := f.Float32(name + part)
+	for _, absmax := range []struct {
+		part string
+		into []float32
+	}{{partAbsmaxM8, s.AbsmaxM}, {partAbsmaxV8, s.AbsmaxV}} {
+		x, shape, err := f.Float32(name + absmax.part)
 		if err != nil {
 			return nil, err
 		}
-		if len(x) != len(into) {
-			return nil, fmt.Errorf("%s: tensor %s has shape %v, want [%d]", f.Name, name+part, shape, len(into))
+		if len(x) != len(absmax.into) {
+			return nil, fmt.Errorf("%s: tensor %s has shape %v, want [%d]", f.Name, name+absmax.part, shape, len(absmax.into))
 		}
-		copy(into, x)
+		copy(absmax.into, x)
 	}
 	return s, nil
 }

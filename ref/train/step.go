@@ -3,6 +3,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -23,7 +24,7 @@ type Config struct {
 	AdamW       optim.AdamWConfig // its LR is the schedule's peak
 	Schedule    optim.Schedule
 	MaxGradNorm float32 // 0 does not clip
-	EightBit    bool    // AdamW's moments in 8 bits, from optim.Min8BitSize elements on
+	EightBit    bool    // AdamW's moments in 8 bits, from optim.Min8BitSize elements on; not with Lion
 	Lion        bool    // Lion in place of AdamW, with a learning rate, betas and a decay of its own in AdamW's fields; its moment has 32 bits
 	Paged       bool    // the optimizer's state leaves memory where there is no room for it; no bit depends on that
 }
@@ -42,6 +43,9 @@ type Trainer struct {
 
 // New prepares to train every parameter of the model.
 func New(d op.Device, m *llama.Model, c Config) *Trainer {
+	if c.Lion && c.EightBit {
+		panic("train: 8-bit moments are AdamW's, and Lion is asked for")
+	}
 	t := &Trainer{config: c, device: d, model: m}
 	for _, p := range m.Parameters() {
 		t.params = append(t.params, t.param(p))
@@ -148,14 +152,20 @@ func finite(x float32) bool { return !math.IsNaN(float64(x)) && !math.IsInf(floa
 // Steps is the number of optimizer steps taken.
 func (t *Trainer) Steps() int { return t.step }
 
-// Evaluate is the mean loss over sequences, each micro-batch at a time, without gradients and without dropout.
-func Evaluate(d op.Device, m *llama.Model, micro []Sequences) (loss float32, counted int, err error) {
+// ErrStopped says that an evaluation was not wanted any more.
+var ErrStopped = errors.New("stopped")
+
+// Evaluate is the mean loss over sequences, each micro-batch at a time, without gradients and without dropout. wanted is asked before each.
+func Evaluate(d op.Device, m *llama.Model, micro []Sequences, wanted func() bool) (loss float32, counted int, err error) {
 	_, counted = count(micro)
 	if counted == 0 {
 		return 0, 0, fmt.Errorf("nothing to evaluate: no token has a label")
 	}
 	var all []float32
 	for _, seqs := range micro {
+		if !wanted() {
+			return 0, 0, ErrStopped
+		}
 		losses, err := losses(d, m, seqs)
 		if err != nil {
 			return 0, 0, err

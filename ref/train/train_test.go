@@ -259,18 +259,24 @@ func TestDecay(t *testing.T) {
 	}
 }
 
+func always() bool { return true }
+
 // Evaluate measures what a step reports before its update.
 func TestEvaluate(t *testing.T) {
 	tr := newTrainer(t, setting{compute: num.BFloat16, rank: 4})
-	loss, n, err := Evaluate(tr.device, tr.model, cut(batch(0), 1))
+	loss, n, err := Evaluate(tr.device, tr.model, cut(batch(0), 1), always)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if r := step(t, tr, 4); r.Loss != loss || n != 23 || r.Tokens != 31 {
 		t.Errorf("evaluated %v over %d, the step says %+v", loss, n, r)
 	}
-	if _, _, err := Evaluate(tr.device, tr.model, nil); err == nil {
+	if _, _, err := Evaluate(tr.device, tr.model, nil, always); err == nil {
 		t.Error("nothing was evaluated")
+	}
+	asked := 0
+	if _, _, err := Evaluate(tr.device, tr.model, cut(batch(0), 1), func() bool { asked++; return asked < 3 }); err != ErrStopped || asked != 3 {
+		t.Errorf("asked %d times: %v", asked, err)
 	}
 }
 
@@ -283,7 +289,7 @@ func TestDropoutIsForTraining(t *testing.T) {
 		for _, a := range tr.model.Adapters() { // so that the adapters do something
 			tr.device.Write(a.B, lora.InitA(op.At{Layer: 1, Name: "B"}, a.B.Rows, a.B.Cols, 3))
 		}
-		loss, _, err := Evaluate(tr.device, tr.model, cut(batch(0), 1))
+		loss, _, err := Evaluate(tr.device, tr.model, cut(batch(0), 1), always)
 		if err != nil {
 			t.Fatal(err)
 		}

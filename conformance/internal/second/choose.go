@@ -3,6 +3,7 @@ package second
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"qlora/ref/num"
@@ -17,6 +18,9 @@ func (d *Device) Choose(at op.At, token *op.Ints, logits *op.Tensor, c op.Choice
 			if v != v {
 				return fmt.Errorf("%s: logit %d is NaN", logits.Name, i)
 			}
+		}
+		if slices.Max(z) == float32(math.Inf(-1)) {
+			return fmt.Errorf("%s: every token is banned, by no_repeat_ngram_size or min_new_tokens", logits.Name)
 		}
 		putInt(token.Handle.([]byte), 0, int32(choose(z, c, uint32(ints(clock)[op.ClockStep]))))
 		return nil
@@ -43,9 +47,7 @@ func choose(z []float32, c op.Choice, step uint32) int {
 		least := float32(c.TopP * sum(e))
 		e = e[:1+reach(e, func(running float32) bool { return running >= least })]
 	}
-	if least := c.MinP; least > 0 {
-		e = e[:max(1, slices.IndexFunc(append(e, -1), func(v float32) bool { return v < least }))]
-	}
+	e = e[:max(1, slices.IndexFunc(append(e, 0), func(v float32) bool { return v == 0 || v < c.MinP }))]
 	u := num.Uniform(c.Seed, num.Counter{Purpose: num.Purpose("choose"), Layer: num.NoLayer, Step: step})
 	least := float32(u * sum(e))
 	return candidates[reach(e, func(running float32) bool { return running > least })]

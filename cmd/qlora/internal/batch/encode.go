@@ -30,17 +30,18 @@ const (
 // text, then the prompt, cut at SourceMax tokens; the target is the response, then the end of sequence, cut at TargetMax; both together
 // are cut at Max, which shortens the target. Where a target is cut, the end of sequence stays its last token. The target counts.
 //
-// A conversation is what the template makes of it, tokenized whole and without anything put around it, cut at Max. See mask.go for what counts.
+// A conversation is what the template makes of it, tokenized whole and without anything put around it, cut at Max. See mask.go for what
+// counts. Where the cut goes through an answer that counts, what closes the answer stays its last token: the token that ends the turn in
+// the template, or else the end of sequence. Where not a token of the answer has room beside that, all of the answer is cut off.
 //
-// A text is what the tokenizer puts before one, the text, and the end of sequence, cut at Max before that. All of it counts, but for
-// the first token, which nothing predicts.
+// A text is a response without a prompt, as in qlora.py. All of it counts, but for the first token, which nothing predicts.
 type Encoder struct {
 	Tokenizer *tokenizer.Tokenizer
 	EOS       int32          // ends a sequence; −1 is an error for examples that need it
 	Template  *chat.Template // after its Use; nil is an error for conversations
 	Loss      Loss
 
-	SourceMax, TargetMax, Max int // tokens; 0 for no limit
+	SourceMax, TargetMax, Max int // tokens; 0 for no limit. The first two are not of conversations
 }
 
 // Encoded is an example's tokens.
@@ -48,6 +49,7 @@ type Encoded struct {
 	IDs    []int32
 	Counts []bool // whether predicting it counts for the loss; the first never does
 	Cut    int    // tokens that had no place
+	Ends   bool   // a part that counts ends in a token that says so: uncut, it ends the turn or the sequence
 }
 
 // ErrNothingCounts is the error of an example that has no token to learn from.
@@ -61,7 +63,7 @@ func (e *Encoder) Encode(x data.Example) (Encoded, error) {
 	case x.Messages != nil:
 		r, err = e.conversation(x.Messages)
 	case x.Text != "":
-		r, err = e.text(x.Text)
+		r, err = e.pair("", x.Text)
 	default:
 		r, err = e.pair(x.Prompt, x.Response)
 	}
@@ -124,7 +126,7 @@ func (e *Encoder) pair(prompt, response string) (Encoded, error) {
 		return Encoded{IDs: source, Counts: make([]bool, len(source)), Cut: cut + len(target) + 1}, nil
 	}
 	target, more := head(target, room-1)
-	r := Encoded{IDs: append(slices.Concat(source, target), e.EOS), Cut: cut + more}
+	r := Encoded{IDs: append(slices.Concat(source, target), e.EOS), Cut: cut + more, Ends: true}
 	r.Counts = make([]bool, len(r.IDs))
 	for i := range r.Counts {
 		r.Counts[i] = i >= len(source) || e.Loss == All
@@ -145,19 +147,6 @@ func head(ids []int32, most int) ([]int32, int) {
 	return ids[:n], len(ids) - n
 }
 
-func (e *Encoder) text(text string) (Encoded, error) {
-	if err := e.checkEOS(); err != nil {
-		return Encoded{}, err
-	}
-	ids := append(e.before(), e.Tokenizer.Encode(text)...)
-	cut := 0
-	if e.Max > 0 {
-		ids, cut = head(ids, max(e.Max-1, 1))
-	}
-	ids = append(slices.Clip(ids), e.EOS)
-	return Encoded{IDs: ids, Counts: slices.Repeat([]bool{true}, len(ids)), Cut: cut}, nil
-}
-
 func (e *Encoder) conversation(m []chat.Message) (Encoded, error) {
 	if e.Template == nil {
 		return Encoded{}, fmt.Errorf("the model has no chat template, which conversations need: name one with --chat-template, one of %s",
@@ -167,21 +156,43 @@ func (e *Encoder) conversation(m []chat.Message) (Encoded, error) {
 	if err != nil {
 		return Encoded{}, err
 	}
-	ids := e.Template.Encode(e.Tokenizer, text)
-	counts := make([]bool, len(ids))
-	if e.Loss == All {
-		counts = slices.Repeat([]bool{true}, len(ids))
+	r := Encoded{IDs: e.Template.Encode(e.Tokenizer, text)}
+	r.Counts = make([]bool, len(r.IDs))
+	parts := e.parts(r.IDs, text, answers)
+	for _, a := range parts {
+		for i := a.from; i < a.to; i++ {
+			r.Counts[i] = true
+		}
+		r.Ends = r.Ends || e.closing(r.IDs, a) >= 0
 	}
+	if e.Max == 0 || len(r.IDs) <= e.Max {
+		return r, nil
+	}
+	return e.cut(r, parts)
+}
+
+// cut takes a conversation's end away, but for what closes the answer that the cut goes through.
+func (e *Encoder) cut(r Encoded, answers []part) (Encoded, error) {
+	whole, most := r.IDs, e.Max
 	for _, a := range answers {
-		from, _ := e.place(ids, text[:a.Start])
-		to, whole := e.place(ids, text[:a.End])
-		if !whole {
-			to++
+		if a.from >= most || a.to <= most {
+			continue
 		}
-		for i := from; i < min(to, len(ids)); i++ {
-			counts[i] = true
+		last := e.closing(whole, a)
+		if 0 <= last && last < most {
+			break // it is not cut off
 		}
+		if most-a.from < 2 {
+			most = a.from
+			break
+		}
+		end := e.EOS
+		if last >= 0 {
+			end = whole[last]
+		} else if err := e.checkEOS(); err != nil {
+			return r, err
+		}
+		r.IDs = append(slices.Clone(whole[:most-1]), end)
 	}
-	ids, cut := head(ids, e.Max)
-	return Encoded{IDs: ids, Counts: counts[:len(ids)], Cut: cut}, nil
+	return Encoded{IDs: r.IDs[:most], Counts: r.Counts[:most], Cut: len(whole) - most, Ends: r.Ends}, nil
 }

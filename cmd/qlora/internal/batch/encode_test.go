@@ -177,6 +177,75 @@ func TestTexts(t *testing.T) {
 	}
 }
 
+// A text is cut as a response is, and qlora.py's source_max_len takes nothing of it.
+func TestTargetMaxOfTexts(t *testing.T) {
+	e := wordy(t)
+	e.SourceMax, e.TargetMax = 1, 3
+	r, err := e.Encode(data.Example{Text: "To be or not to be"})
+	if want := e.Tokenizer.EncodeSpecial("To be or not to be")[:3]; err != nil || !slices.Equal(r.IDs, append(slices.Clip(want), 2)) || r.Cut == 0 {
+		t.Error(r, err)
+	}
+}
+
+// However short max_seq_length is, an answer that counts is cut off whole, or ends in what closes it in the template: <|im_end|> or </s>, or,
+// where the template has nothing there, the end of sequence. TRL leaves such an answer without an end.
+func TestTheEndOfAnswersSurvives(t *testing.T) {
+	talk := data.Example{Messages: []chat.Message{{Role: "user", Content: "What light?"}, {Role: "assistant", Content: "It is the east, and Juliet."},
+		{Role: "user", Content: "And who else is there?"}, {Role: "assistant", Content: "Nobody but the moon, who is envious."}}}
+	const bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+	for _, c := range []struct {
+		name, tokenizer, end string
+		loss                 batch.Loss
+		template             func() (*chat.Template, error)
+		ends                 bool
+	}{
+		{"chatml", "smollm2", "<|im_end|>", batch.Response, func() (*chat.Template, error) { return chat.Builtin("chatml") }, true},
+		{"chatml, last", "smollm2", "<|im_end|>", batch.Last, func() (*chat.Template, error) { return chat.Builtin("chatml") }, true},
+		{"chatml, all", "smollm2", "<|im_end|>", batch.All, func() (*chat.Template, error) { return chat.Builtin("chatml") }, true},
+		{"llama2", "llama2-prepend", "</s>", batch.Response, func() (*chat.Template, error) { return chat.Builtin("llama2") }, true},
+		{"bare", "smollm2", "<|endoftext|>", batch.Response, func() (*chat.Template, error) { return chat.New(bare, "bare", nil) }, false},
+	} {
+		e := &batch.Encoder{Tokenizer: load(t, c.tokenizer), Loss: c.loss, EOS: 2} // </s>
+		end := e.EOS
+		if c.tokenizer == "smollm2" {
+			e.EOS, end = e.Tokenizer.Encode("<|endoftext|>")[0], e.Tokenizer.Encode(c.end)[0]
+		}
+		var err error
+		if e.Template, err = c.template(); err != nil {
+			t.Fatal(err)
+		}
+		e.Template.Use(e.Tokenizer, e.EOS)
+		whole, err := e.Encode(talk)
+		if err != nil || whole.Cut != 0 || whole.Ends != c.ends {
+			t.Fatal(c.name, whole, err)
+		}
+		tried := 0
+		for e.Max = 2; e.Max < len(whole.IDs); e.Max++ {
+			r, err := e.Encode(talk)
+			if errors.Is(err, batch.ErrNothingCounts) && c.loss != batch.All {
+				continue
+			}
+			n := len(r.IDs)
+			if err != nil || n > e.Max || n+r.Cut != len(whole.IDs) || !slices.Equal(r.IDs[:n-1], whole.IDs[:n-1]) {
+				t.Errorf("%s, %d: %v, %v", c.name, e.Max, r, err)
+				continue
+			}
+			if n > 2 && r.Counts[n-1] && !r.Counts[n-2] { // the first never counts
+				t.Errorf("%s, %d: an answer of %d alone counts", c.name, e.Max, r.IDs[n-1])
+			}
+			if cut := whole.Counts[n-1] && whole.Counts[n]; cut && r.Counts[n-1] {
+				// Uncut, an answer ends in white space after the token that closes it.
+				if tried++; r.IDs[n-1] != end && r.IDs[n-2] != end {
+					t.Errorf("%s, %d: %v ends in %d, want %d", c.name, e.Max, r.IDs, r.IDs[n-1], end)
+				}
+			}
+		}
+		if tried < 8 {
+			t.Errorf("%s: only %d cuts go through an answer", c.name, tried)
+		}
+	}
+}
+
 // Labels are those of the next token, and nothing where it does not count.
 func TestSequence(t *testing.T) {
 	s := batch.Encoded{IDs: []int32{5, 6, 7, 8}, Counts: []bool{false, false, true, true}}.Sequence()

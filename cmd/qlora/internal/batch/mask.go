@@ -76,6 +76,40 @@ func (e *Encoder) differences(m []chat.Message) (text string, spans []chat.Span,
 
 const assistant = "assistant"
 
+// part is the tokens from one on, and up to another.
+type part struct{ from, to int }
+
+// parts are the answers in the tokens of a text; without answers, all of it.
+func (e *Encoder) parts(ids []int32, text string, answers []chat.Span) (parts []part) {
+	if e.Loss == All {
+		return []part{{0, len(ids)}}
+	}
+	for _, a := range answers {
+		from, _ := e.place(ids, text[:a.Start])
+		to, whole := e.place(ids, text[:a.End])
+		if !whole {
+			to++
+		}
+		parts = append(parts, part{from, min(to, len(ids))})
+	}
+	return parts
+}
+
+// closing is where an answer's last token stands, white space after it left aside, if that ends the turn or the sequence: if it is the end
+// of sequence or stands for no text, as <|im_end|>. It is −1 if an answer has no such token.
+func (e *Encoder) closing(ids []int32, a part) int {
+	for i := a.to - 1; i >= a.from; i-- {
+		twice := e.Tokenizer.Decode([]int32{ids[i], ids[i]}) // the first one's space would be dropped
+		if ids[i] == e.EOS || twice == "" {
+			return i
+		}
+		if strings.TrimSpace(twice) != "" {
+			return -1
+		}
+	}
+	return -1
+}
+
 // place is how many of ids the text before a place in it has in common with them, and whether that is all that it has.
 func (e *Encoder) place(ids []int32, before string) (n int, whole bool) {
 	p := e.Template.Encode(e.Tokenizer, before)

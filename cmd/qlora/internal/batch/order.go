@@ -124,13 +124,12 @@ func (t *nextTree) next(v int) int {
 	return i - t.size
 }
 
-// shuffled is the shuffle of Fisher and Yates with the bits of Purpose("data bins"), Step epoch and Element the place.
+// shuffled puts bins into the order of data.Shuffled with Purpose("data bins") and Step epoch.
 func shuffled(bins [][]int, seed uint64, epoch int) [][]int {
-	c := num.Counter{Purpose: num.Purpose("data bins"), Step: uint32(epoch), Layer: num.NoLayer}
-	for i := len(bins) - 1; i > 0; i-- {
-		c.Element = uint64(i)
-		j := int(uint64(num.Bits(seed, c)) * uint64(i+1) >> 32)
-		bins[i], bins[j] = bins[j], bins[i]
+	order := data.Shuffled(len(bins), seed, num.Counter{Purpose: num.Purpose("data bins"), Step: uint32(epoch), Layer: num.NoLayer})
+	slots := make([][]int, len(bins))
+	for i, bin := range order {
+		slots[i] = bins[bin]
 	}
-	return bins
+	return slots
 }

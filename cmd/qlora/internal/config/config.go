@@ -13,6 +13,7 @@ import (
 	"math"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -22,8 +23,26 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// maxFile is the largest configuration file in bytes. The parser takes time that grows with the square of how deep brackets nest.
-const maxFile = 16 << 10
+// The largest configuration file in bytes, and how deep brackets may nest in it: the parser takes time that grows with the square of that.
+const (
+	maxFile = 1 << 20
+	deepest = 100
+)
+
+// depth is how deep brackets nest, whatever they stand in.
+func depth(b []byte) (most int) {
+	n := 0
+	for _, c := range b {
+		switch c {
+		case '[', '{':
+			n++
+			most = max(most, n)
+		case ']', '}':
+			n = max(0, n-1)
+		}
+	}
+	return most
+}
 
 // UsageError is a mistake in the command line or in a configuration file: exit code 2.
 type UsageError struct{ Message string }
@@ -63,32 +82,46 @@ func fields(v reflect.Value) (list []option) {
 
 // Refuser is what options implement that know names of which they do not take the values.
 type Refuser interface {
-	// Refused says why a name, as in a file, is not taken; "" of one that is not known.
-	Refused(name string) string
+	// Refused knows a name, as in a file, and says why its value is not taken; "" if that asks for nothing but what is done anyway.
+	Refused(name, value string) (why string, known bool)
 }
 
-// find gives the option of a name, or an error that suggests the nearest, spelled as in a file or as a flag.
-func find(into any, list []option, name string, spell func(string) string) (option, error) {
+// find gives the option of a name.
+func find(list []option, name string) (o option, found bool) {
 	wanted := fileName(name)
+	i := slices.IndexFunc(list, func(o option) bool { return o.name == wanted || slices.Contains(o.aliases, wanted) })
+	if i < 0 {
+		return option{}, false
+	}
+	return list[i], true
+}
+
+// unknown is what is wrong with a name that no option has, nil if its value asks for nothing. It suggests the nearest name, spelled as in a
+// file or as a flag.
+func unknown(into any, list []option, name, value string, spell func(string) string) error {
+	wanted := fileName(name)
+	if r, ok := into.(Refuser); ok {
+		why, known := r.Refused(wanted, value)
+		if known && why == "" {
+			return nil
+		}
+		if known {
+			return fmt.Errorf("not taken here: %s", why)
+		}
+	}
 	best, least := "", 1+max(2, len(wanted)/3)
 	for _, o := range list {
 		for _, n := range append([]string{o.name}, o.aliases...) {
-			if n == wanted {
-				return o, nil
-			}
 			// Names without a letter in common are no suggestion.
 			if d := distance(n, wanted); d < least && d < max(len(n), len(wanted)) {
 				best, least = n, d
 			}
 		}
 	}
-	if r, ok := into.(Refuser); ok && r.Refused(wanted) != "" {
-		return option{}, fmt.Errorf("not taken here: %s", r.Refused(wanted))
-	}
 	if best == "" {
-		return option{}, fmt.Errorf("unknown")
+		return errors.New("unknown")
 	}
-	return option{}, fmt.Errorf("unknown; did you mean %s?", spell(best))
+	return fmt.Errorf("unknown; did you mean %s?", spell(best))
 }
 
 func fileName(name string) string { return strings.ReplaceAll(name, "-", "_") }
@@ -117,39 +150,68 @@ func distance(a, b string) int {
 }
 
 // ParseFlags sets fields from flags, --name value or --name=value, and returns the other arguments. -1.5 is an argument, and
-// all are after --. A bool's value may be left out; a value that begins with - is written after =.
+// all are after --. A bool's value may be left out; a value that begins with - is written after =. The error has a line for each mistake.
 func ParseFlags(args []string, into any) (rest []string, err error) {
 	list := options(into)
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
-			return append(rest, args[i+1:]...), nil
+			rest = append(rest, args[i+1:]...)
+			break
 		}
 		if !isFlag(arg) {
 			rest = append(rest, arg)
 			continue
 		}
-		name, text, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		o, err := find(into, list, name, flagName)
-		if err != nil {
-			return nil, Usagef("flag --%s: %v", name, err)
-		}
-		more := i+1 < len(args)
+		name, text, given := flag(arg)
+		o, found := find(list, name)
+		isSwitch := found && o.value.Kind() == reflect.Bool
+		var wrong error
 		switch {
 		case given:
-		case o.value.Kind() == reflect.Bool && !(more && isBool(args[i+1])):
-			text = "true"
-		case more && !isFlag(args[i+1]):
+		case i+1 < len(args) && (isSwitch && isBool(args[i+1]) || !isSwitch && !isFlag(args[i+1])):
 			i++
 			text = args[i]
+		case isSwitch || !found:
+			text = "true"
 		default:
-			return nil, Usagef("flag --%s needs a value: --%s VALUE, or --%s=VALUE if it begins with -", name, name, name)
+			wrong = fmt.Errorf("needs a value: --%s VALUE, or --%s=VALUE if it begins with -", name, name)
 		}
-		if err := set(o.value, strings.Split(text, ","), text); err != nil {
-			return nil, Usagef("flag --%s: %v", name, err)
+		switch {
+		case wrong != nil:
+		case found:
+			wrong = set(o.value, strings.Split(text, ","), text)
+		default:
+			wrong = unknown(into, list, name, text, flagName)
+		}
+		if wrong != nil {
+			err = errors.Join(err, Usagef("flag --%s: %v", name, wrong))
 		}
 	}
+	if err != nil {
+		return nil, err
+	}
 	return rest, nil
+}
+
+// Given are the names of the options that flags set. ParseFlags has taken the flags.
+func Given(args []string, into any) map[string]bool {
+	list, given := options(into), map[string]bool{}
+	for _, arg := range args {
+		if arg == "--" {
+			break
+		}
+		name, _, _ := flag(arg)
+		if o, found := find(list, name); found && isFlag(arg) {
+			given[o.name] = true
+		}
+	}
+	return given
+}
+
+// flag cuts --name=value.
+func flag(arg string) (name, value string, given bool) {
+	return strings.Cut(strings.TrimLeft(arg, "-"), "=")
 }
 
 func isFlag(arg string) bool {
@@ -179,10 +241,13 @@ func ParseFile(name string, into any) error {
 	return ParseYAML(b, name, into)
 }
 
-// ParseYAML sets fields from a mapping of names to values; name is the file's, for errors.
+// ParseYAML sets fields from a mapping of names to values; name is the file's, for errors, which have a line for each mistake.
 func ParseYAML(b []byte, name string, into any) error {
 	if len(b) > maxFile {
 		return Usagef("%s: over %d bytes: no configuration", name, maxFile)
+	}
+	if depth(b) > deepest {
+		return Usagef("%s: more than %d brackets are open at once: no configuration", name, deepest)
 	}
 	if !utf8.Valid(b) {
 		return Usagef("%s: not UTF-8 text", name)
@@ -192,6 +257,7 @@ func ParseYAML(b []byte, name string, into any) error {
 		return syntaxError(err, name)
 	}
 	list, seen := options(into), map[string]bool{}
+	var mistakes error
 	for _, doc := range file.Docs {
 		if doc.Body == nil {
 			continue
@@ -202,20 +268,23 @@ func ParseYAML(b []byte, name string, into any) error {
 		}
 		for _, pair := range pairs {
 			key := keyName(pair.Key)
-			o, err := find(into, list, key, fileName)
-			if err == nil && seen[o.name] {
-				err = fmt.Errorf("is there twice")
+			o, found := find(list, key)
+			var wrong error
+			switch {
+			case !found:
+				wrong = unknown(into, list, key, nodeText(pair.Value), fileName)
+			case seen[o.name]:
+				wrong = errors.New("is there twice")
+			default:
+				wrong = setNode(o.value, pair.Value)
 			}
-			if err == nil {
-				err = setNode(o.value, pair.Value)
-			}
-			if err != nil {
-				return Usagef("%s:%d: %s: %v", name, line(pair.Key), key, err)
+			if wrong != nil {
+				mistakes = errors.Join(mistakes, Usagef("%s:%d: %s: %v", name, line(pair.Key), key, wrong))
 			}
 			seen[o.name] = true
 		}
 	}
-	return nil
+	return mistakes
 }
 
 // syntaxError leaves out the parser's excerpt of the file.
@@ -293,6 +362,14 @@ func scalar(n ast.Node) (string, error) {
 		return n.GetToken().Value, nil
 	}
 	return "", fmt.Errorf("want a plain value, found YAML's %s", strings.ToLower(n.Type().String()))
+}
+
+// nodeText is a value in one line, for an option that takes none.
+func nodeText(n ast.Node) string {
+	if text, err := scalar(n); err == nil {
+		return text
+	}
+	return n.String()
 }
 
 // set converts text, or items if the field is a list.

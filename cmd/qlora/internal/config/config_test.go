@@ -168,7 +168,8 @@ func TestMistakes(t *testing.T) {
 		{yaml: "model: &a demo\n", want: []string{"run.yaml:1: model", "anchor"}},
 		{yaml: "a: 1\nmodel: *a\n", want: []string{"run.yaml:1: a"}},
 		{yaml: "model: \xff\n", want: []string{"run.yaml", "UTF-8"}},
-		{yaml: "model: " + strings.Repeat("[", maxFile), want: []string{"run.yaml", "16384 bytes"}},
+		{yaml: "model: " + strings.Repeat(" ", maxFile), want: []string{"run.yaml", "1048576 bytes"}},
+		{yaml: "model: " + strings.Repeat("[", deepest+1), want: []string{"run.yaml", "100 brackets"}},
 		{yaml: "- 3\n", want: []string{"run.yaml:1", "name: value"}},
 		{yaml: "steps: 3\na: [", want: []string{"run.yaml:2: "}},
 	} {
@@ -188,6 +189,50 @@ func TestMistakes(t *testing.T) {
 				t.Errorf("%v %q: %q does not say %q", c.args, c.yaml, err, want)
 			}
 		}
+	}
+}
+
+// picky takes no value of old but none, and any of gone.
+type picky struct{ sample }
+
+func (*picky) Refused(name, value string) (string, bool) {
+	if name == "old" && value != "none" {
+		return "old is over", true
+	}
+	return "", name == "old" || name == "gone"
+}
+
+// Names that are known and not taken are passed over where their value asks for nothing. All mistakes are told at once, each on a line.
+func TestRefused(t *testing.T) {
+	var got picky
+	rest, err := ParseFlags(strings.Fields("--gone --old none --steps 3 --gone 5 --gone=-1 --gone -1 --lr 2 6"), &got)
+	if err != nil || got.Steps != 3 || got.LR != 2 || !slices.Equal(rest, []string{"6"}) {
+		t.Error(err, got, rest)
+	}
+	_, err = ParseFlags(strings.Fields("--old --stesp 5 --gone --steps x --old=some --lr"), &got)
+	want := `flag --old: not taken here: old is over
+flag --stesp: unknown; did you mean --steps?
+flag --steps: "x": want a whole number
+flag --old: not taken here: old is over
+flag --lr: needs a value: --lr VALUE, or --lr=VALUE if it begins with -`
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant\n%s", err, want)
+	}
+	if err := ParseYAML([]byte("gone: {a: [1]}\nold: none\n"), "run.yaml", &got); err != nil {
+		t.Error(err)
+	}
+	err = ParseYAML([]byte("old: [a]\nsteps: 5\n\nlearning_rte: b\n"), "run.yaml", &got)
+	want = "run.yaml:1: old: not taken here: old is over\nrun.yaml:4: learning_rte: unknown; did you mean learning_rate?"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant\n%s", err, want)
+	}
+}
+
+// Given are options by their own names, whatever they were called, and no values.
+func TestGiven(t *testing.T) {
+	got := Given(strings.Fields("--steps 3 lr --resume=false --memory-limit 5 --gone -- --seed 3"), &sample{})
+	if want := map[string]bool{"max_steps": true, "resume": true, "memory_limit": true}; !cmp.Equal(got, want) {
+		t.Error(cmp.Diff(want, got))
 	}
 }
 

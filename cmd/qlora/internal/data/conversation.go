@@ -127,7 +127,7 @@ func isOasst(r row) bool {
 }
 
 // oasst takes Guanaco's dialogues as they are, the loss on all of it; of a tree of the Open-Assistant export it takes the path that
-// people liked best.
+// people liked best. Messages one a row do not come here: see forest.
 func oasst(r row, columns []string) ([]Example, error) {
 	switch {
 	case slices.Contains(columns, "prompt"):
@@ -138,8 +138,6 @@ func oasst(r row, columns []string) ([]Example, error) {
 		return bestPath(root)
 	case slices.Contains(columns, "replies"):
 		return bestPath(r)
-	case slices.Contains(columns, "parent_id"):
-		return nil, errors.New("a single message without its replies: want Open-Assistant's export of trees")
 	}
 	return plain(r, columns)
 }

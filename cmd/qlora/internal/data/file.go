@@ -46,7 +46,7 @@ const wantKinds = "want .json, .jsonl, .ndjson, .csv, .tsv, .parquet or .txt, or
 func dataFiles(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("data %s: there is no such file", path)
+		return nil, fmt.Errorf("data %s: there is no such file%s", path, whereToGet(path))
 	}
 	if err != nil {
 		return nil, err
@@ -70,13 +70,47 @@ func dataFiles(path string) ([]string, error) {
 	if names == nil {
 		return nil, fmt.Errorf("%s: no data in this folder: %s", path, wantKinds)
 	}
-	if err := oneSplit(names); err != nil {
+	if err := errors.Join(oneKind(names), oneSplit(names)); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for i, name := range names {
 		names[i] = filepath.Join(path, name)
 	}
 	return names, nil
+}
+
+// onHub are the data sets that qlora.py downloads by a name of its own.
+var onHub = map[string]string{
+	"alpaca":        "tatsu-lab/alpaca",
+	"alpaca-clean":  "yahma/alpaca-cleaned",
+	"chip2":         "laion/OIG",
+	"self-instruct": "yizhongw/self_instruct",
+	"hh-rlhf":       "Anthropic/hh-rlhf",
+	"longform":      "akoksal/LongForm",
+	"oasst1":        "timdettmers/openassistant-guanaco",
+}
+
+// whereToGet explains a name that is no file's.
+func whereToGet(name string) string {
+	const fetch = ", and nothing is downloaded: fetch a file of %s from the Hugging Face Hub and give its path"
+	switch hub := onHub[name]; {
+	case hub != "":
+		return fmt.Sprintf(fetch, hub)
+	case kindOf(name) == "":
+		return fmt.Sprintf(fetch, "it")
+	}
+	return ""
+}
+
+// oneKind refuses a folder of files that are not pieces of one set.
+func oneKind(names []string) error {
+	kind := func(name string) string { return strings.Replace(kindOf(name), ".ndjson", ".jsonl", 1) }
+	for _, name := range names[1:] {
+		if kind(name) != kind(names[0]) {
+			return fmt.Errorf("%s and %s are of different kinds: name the files, not the folder", names[0], name)
+		}
+	}
+	return nil
 }
 
 // oneSplit refuses train.jsonl beside test.jsonl: training on what is to be held out goes unnoticed.

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -100,6 +101,8 @@ func describe(list []*format) string {
 	return b.String()
 }
 
+var errAmbiguous = errors.New("fit more than one format")
+
 // choose is the format of a file whose first row is r, and the columns by which it has it. Where it is not given, it is the one whose
 // columns the row has; one whose columns are among those of another gives way to that; of two that have the same, the first stays.
 func (o Options) choose(r row) (*format, []string, error) {
@@ -130,7 +133,7 @@ func (o Options) choose(r row) (*format, []string, error) {
 	case len(best) == 1:
 		return best[0], best[0].match(r), nil
 	case len(best) > 1:
-		return nil, nil, fmt.Errorf("the columns %s fit more than one format: name it with --dataset-format\n%s", r.list(), describe(best))
+		return nil, nil, fmt.Errorf("the columns %s %w: name it with --dataset-format\n%s", r.list(), errAmbiguous, describe(best))
 	case o.Format != "":
 		return nil, nil, fmt.Errorf("format %s does not fit the columns %s: name the file's with --columns NAME=COLUMN,…\n%s",
 			o.Format, r.list(), describe(known))

@@ -13,6 +13,11 @@ import (
 func user1(content string) chat.Message { return chat.Message{Role: "user", Content: content} }
 func bot(content string) chat.Message   { return chat.Message{Role: "assistant", Content: content} }
 
+// task is an example of Alpaca's.
+func task(instruction, input, output string) Example {
+	return Example{Prompt: alpacaPrompt(instruction, input), Response: output, Instruction: instruction, Input: input}
+}
+
 // The rows are ours, of the documented columns of each format; the examples are what qlora.py maps them to, where it knows the format.
 func TestFormats(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -23,16 +28,16 @@ func TestFormats(t *testing.T) {
 		"alpaca": {`{"instruction": "Add.", "input": "1 2", "output": "3"}`, "alpaca", []Example{{
 			Prompt: "Below is an instruction that describes a task, paired with an input that provides further context. " +
 				"Write a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response: ",
-			Response: "3"}}},
+			Response: "3", Instruction: "Add.", Input: "1 2"}}},
 		"alpaca without input": {`{"instruction": "Sing.", "input": "", "output": "La", "text": "Below …"}`, "alpaca", []Example{{
 			Prompt:   "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nSing.\n\n### Response: ",
-			Response: "La"}}},
+			Response: "La", Instruction: "Sing."}}},
 		"alpaca without the column": {`{"instruction": "Sing.", "output": "La"}`, "alpaca", []Example{{
 			Prompt:   "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nSing.\n\n### Response: ",
-			Response: "La"}}},
+			Response: "La", Instruction: "Sing."}}},
 		"self-instruct": {`{"prompt": "Q:", "completion": " yes<|endoftext|>"}`, "self-instruct", []Example{{Prompt: "Q:", Response: " yes"}}},
 		"self-instruct's tasks": {`{"id": "t", "instruction": "Sing.", "instances": [{"input": "", "output": "La"}, {"input": "low", "output": "Lo"}], "is_classification": false}`,
-			"self-instruct", []Example{{Prompt: alpacaPrompt("Sing.", ""), Response: "La"}, {Prompt: alpacaPrompt("Sing.", "low"), Response: "Lo"}}},
+			"self-instruct", []Example{task("Sing.", "", "La"), task("Sing.", "low", "Lo")}},
 		"chip2":   {`{"text": "<human>: Who?\nTell.\n<bot>: Me: <b>", "metadata": {"source": "unified_chip2"}}`, "chip2", []Example{{Prompt: "Who?\nTell.", Response: "Me: <b>"}}},
 		"hh-rlhf": {`{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "…"}`, "hh-rlhf", []Example{{Text: "\n\nHuman: Hi\n\nAssistant: Hello"}}},
 		"guanaco": {`{"text": "### Human: Hi### Assistant: Hello"}`, "oasst1", []Example{{Text: "### Human: Hi### Assistant: Hello"}}},
@@ -88,7 +93,7 @@ func TestNamedFormats(t *testing.T) {
 		format, row string
 		want        []Example
 	}{
-		{"alpaca-clean", `{"instruction": "a", "output": "b"}`, []Example{{Prompt: alpacaPrompt("a", ""), Response: "b"}}},
+		{"alpaca-clean", `{"instruction": "a", "output": "b"}`, []Example{task("a", "", "b")}},
 		{"longform", `{"input": "a", "output": "b", "instruction": "c"}`, []Example{{Prompt: "a", Response: "b"}}},
 		{"self-instruct", `{"prompt": "a", "completion": "b"}`, []Example{{Prompt: "a", Response: "b"}}},
 		{"flan", `{"prompt": "a", "completion": "b<|endoftext|>"}`, []Example{{Prompt: "a", Response: "b<|endoftext|>"}}},
@@ -125,15 +130,15 @@ func TestRealFiles(t *testing.T) {
 	}{
 		{"gsm8k.jsonl", "prompt-completion", gsm8k, 3, Example{Prompt: "What is fifteen more than a quarter of 48?",
 			Response: "A quarter of 48 is 48/4=<<48/4=12>>12.\nThe number is 12+15=<<12+15=27>>27.\n#### 27"}},
-		{"toolformer.json", "alpaca", nil, 2, Example{
-			Prompt: alpacaPrompt("toolformer: enabled\ntoolformer access: wikipedia\nA wrapper around Wikipedia. Useful for when you need to display general information about "+
+		{"toolformer.json", "alpaca", nil, 2, task(
+			"toolformer: enabled\ntoolformer access: wikipedia\nA wrapper around Wikipedia. Useful for when you need to display general information about "+
 				"people, places, companies, historical events, or other subjects found in an encyclopedia, displays a snippet summary of the topic. Input should be a search query.\n"+
-				"wikipedia(query)\nProvide a summary of a famous historical event based on the input event given", "French Revolution"),
-			Response: "Summary of the French Revolution: wikipedia('French Revolution')"}},
-		{"seed_tasks.jsonl", "self-instruct", nil, 2, Example{
-			Prompt: alpacaPrompt("Is there anything I can eat for a breakfast that doesn't include eggs, yet includes protein, and has roughly 700-1000 calories?", ""),
-			Response: "Yes, you can have 1 oatmeal banana protein shake and 4 strips of bacon. The oatmeal banana protein shake may contain 1/2 cup oatmeal, 60 grams whey " +
-				"protein powder, 1/2 medium banana, 1tbsp flaxseed oil and 1/2 cup watter, totalling about 550 calories. The 4 strips of bacon contains about 200 calories."}},
+				"wikipedia(query)\nProvide a summary of a famous historical event based on the input event given", "French Revolution",
+			"Summary of the French Revolution: wikipedia('French Revolution')")},
+		{"seed_tasks.jsonl", "self-instruct", nil, 2, task(
+			"Is there anything I can eat for a breakfast that doesn't include eggs, yet includes protein, and has roughly 700-1000 calories?", "",
+			"Yes, you can have 1 oatmeal banana protein shake and 4 strips of bacon. The oatmeal banana protein shake may contain 1/2 cup oatmeal, 60 grams whey "+
+				"protein powder, 1/2 medium banana, 1tbsp flaxseed oil and 1/2 cup watter, totalling about 550 calories. The 4 strips of bacon contains about 200 calories.")},
 		{"hh-rlhf.jsonl.gz", "hh-rlhf", nil, 2, Example{Text: "\n\nHuman: Is it possible to download a car?\n\nAssistant: I’m not sure what you mean. Can you clarify?"}},
 		{"oasst_messages.jsonl", "oasst1", nil, 1, Example{Messages: []chat.Message{user1("Who invented the honeycomb?"),
 			bot("Honeycombs are a natural phenomenon. They are formed by bees using their specialized glands. The bees use the honeycomb to store their honey and pollen.")}}},

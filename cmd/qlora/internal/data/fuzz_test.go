@@ -12,7 +12,7 @@ import (
 
 // Whatever a file holds, reading it ends, its rows are counted upwards, and what is taken for an example is one.
 func FuzzRows(f *testing.F) {
-	for _, name := range []string{"gsm8k.jsonl", "toolformer.json", "seed_tasks.jsonl", "hh-rlhf.jsonl.gz", "oasst_messages.jsonl", "messages.parquet"} {
+	for _, name := range []string{"gsm8k.jsonl", "toolformer.json", "seed_tasks.jsonl", "hh-rlhf.jsonl.gz", "oasst_messages.jsonl", "oasst_flat.jsonl", "messages.parquet"} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			f.Fatal(err)
@@ -22,6 +22,7 @@ func FuzzRows(f *testing.F) {
 	f.Add(".csv", []byte("input,output\n\"a\nb\",c\nd\n"))
 	f.Add(".tsv", []byte("text\tid\r\na\t1\r\n"))
 	f.Add(".json", []byte(`{"data": [{"text": "a"}, {"text": 1.5e3}]}`))
+	f.Add(".json", []byte(`[{"text": "a"}, 7, "b", [{"text": "c"}], null,{"text": "d"}]`))
 	f.Add(".json", []byte(`{"text": "a"}{"text": "\ud800"} {"messages": [{"from": "gpt"}]}`))
 	f.Add(".txt", []byte("\ufeffa\n\nb"))
 	f.Fuzz(func(t *testing.T, kind string, content []byte) {
@@ -43,6 +44,7 @@ func FuzzRows(f *testing.F) {
 		} else if text, _, err := unpack(bytes.NewReader(content)); err == nil {
 			read(bufio.NewReader(text), visit)
 		}
+		c.forest.visit(c.take)
 		for _, x := range c.set.Examples {
 			check(t, x)
 		}
@@ -97,6 +99,9 @@ func FuzzFormats(f *testing.F) {
 					t.Fatalf("%s is detected but does not fit: %v", name, named)
 				}
 				continue
+			}
+			if isFlat(columns) {
+				continue // a row alone is no example
 			}
 			examples, bad := f.examples(row{values: values}, columns)
 			if bad == nil && len(examples) == 0 {

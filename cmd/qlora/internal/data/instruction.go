@@ -68,6 +68,7 @@ func alpaca(r row, _ []string) ([]Example, error) {
 	if err != nil {
 		return nil, r.wrong("output", err)
 	}
+	x[0].Instruction, x[0].Input = t[0], input
 	return x, nil
 }
 

@@ -23,8 +23,12 @@ func readJSONL(r *bufio.Reader, visit visitor) error {
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("line %d: %w", line, err)
 		}
-		if len(bytes.TrimSpace(text)) > 0 {
-			if values, bad := parseObject(text); !visit(line, values, bad) {
+		if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 {
+			values, bad := parseObject(text)
+			if bad != nil && trimmed[0] == '[' {
+				bad = fmt.Errorf("%w (a list of objects belongs in a .json file)", bad)
+			}
+			if !visit(line, values, bad) {
 				return nil
 			}
 		}
@@ -53,11 +57,7 @@ func parseObject(text []byte) (values map[string]any, err error) {
 		return nil, fmt.Errorf("byte %d (0x%02x) is not UTF-8: %s", at, text[at], excerpt(text, at))
 	}
 	if trimmed := bytes.TrimSpace(text); trimmed[0] != '{' {
-		hint := ""
-		if trimmed[0] == '[' {
-			hint = " (a list of objects belongs in a .json file)"
-		}
-		return nil, fmt.Errorf("want an object {…}, found %s%s", excerpt(text, 0), hint)
+		return nil, fmt.Errorf("want an object {…}, found %s", excerpt(text, 0))
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
@@ -180,7 +180,10 @@ func (s *splitter) list(visit visitor) error {
 		case b == ']':
 			return s.end()
 		}
-		text, line, err := s.object(b)
+		if !bytes.ContainsRune([]byte(`{["-0123456789tfn`), rune(b)) {
+			return fmt.Errorf("line %d: want an object {…}, found %q", s.line, b)
+		}
+		text, line, err := s.value(b)
 		if err != nil {
 			return err
 		}
@@ -219,13 +222,20 @@ func (s *splitter) end() error {
 
 // object reads on from its first byte to its end.
 func (s *splitter) object(first byte) (text []byte, line int, err error) {
-	line = s.line
 	if first != '{' {
-		return nil, 0, fmt.Errorf("line %d: want an object {…}, found %q", line, first)
+		return nil, 0, fmt.Errorf("line %d: want an object {…}, found %q", s.line, first)
 	}
-	text = []byte{first}
-	inString, escaped := false, false
-	for depth := 1; depth > 0; {
+	return s.value(first)
+}
+
+// value reads on from the first byte of an object, or of what stands in its place in a list.
+func (s *splitter) value(first byte) (text []byte, line int, err error) {
+	text, line = []byte{first}, s.line
+	depth, inString, escaped := 0, first == '"', false
+	if first == '{' || first == '[' {
+		depth = 1
+	}
+	for depth > 0 || inString || !s.separated(first) {
 		b, err := s.next()
 		if err != nil {
 			if err == io.EOF {
@@ -251,4 +261,13 @@ func (s *splitter) object(first byte) (text []byte, line int, err error) {
 		}
 	}
 	return text, line, nil
+}
+
+// separated says whether a number or a word that begins with a byte has ended before the next one; what brackets or quotes close has.
+func (s *splitter) separated(first byte) bool {
+	if first == '{' || first == '[' || first == '"' {
+		return true
+	}
+	after, err := s.r.Peek(1)
+	return err != nil || bytes.ContainsAny(after, ",]} \t\r\n")
 }

@@ -54,7 +54,7 @@ func Mix(counts []int, weights []float64, seed uint64) ([]Pick, error) {
 		number, index := taken[set]/counts[set], taken[set]%counts[set]
 		if index == 0 {
 			c := num.Counter{Purpose: num.Purpose("data mix"), Step: uint32(number), Layer: uint16(set)}
-			orders[set] = shuffled(counts[set], seed, c)
+			orders[set] = Shuffled(counts[set], seed, c)
 		}
 		picks = append(picks, Pick{set, orders[set][index]})
 		if taken[set]++; taken[set] == counts[set] {
@@ -79,7 +79,7 @@ func Split(n int, heldOut float64, seed uint64) (training, held []int, err error
 		return nil, nil, config.Usagef("eval_dataset_size: %g held out of %d examples leave none to train on", heldOut, n)
 	}
 	isHeld := make([]bool, n)
-	order := shuffled(n, seed, num.Counter{Purpose: num.Purpose("data split"), Layer: num.NoLayer})
+	order := Shuffled(n, seed, num.Counter{Purpose: num.Purpose("data split"), Layer: num.NoLayer})
 	for _, i := range order[:int(count)] {
 		isHeld[i] = true
 	}
@@ -91,18 +91,4 @@ func Split(n int, heldOut float64, seed uint64) (training, held []int, err error
 		}
 	}
 	return training, held, nil
-}
-
-// shuffled is 0 … n−1 in the order of Fisher and Yates with the bits at c, c.Element being the place.
-func shuffled(n int, seed uint64, c num.Counter) []int {
-	order := make([]int, n)
-	for i := range order {
-		order[i] = i
-	}
-	for i := n - 1; i > 0; i-- {
-		c.Element = uint64(i)
-		j := int(uint64(num.Bits(seed, c)) * uint64(i+1) >> 32)
-		order[i], order[j] = order[j], order[i]
-	}
-	return order
 }

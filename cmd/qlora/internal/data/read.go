@@ -1,6 +1,7 @@
 package data
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,6 +18,8 @@ type Example struct {
 	Prompt, Response string
 	Messages         []chat.Message
 	Where            Place
+
+	Instruction, Input string // what Prompt was made of, where that is Alpaca's: what a user says to a model with a chat template
 }
 
 // Place is where a row begins.
@@ -65,8 +68,9 @@ const maxReasons = 5
 
 // Read reads a file, or the files of a folder in the order of their names: .json, .jsonl, .ndjson, .csv, .tsv, .parquet and .txt, each
 // also compressed with gzip. A .txt is one example, of the format document: a text to cut into sequences, not at the end of the first.
-// The first row that can be read decides the format and its columns for all. A row that cannot be read, or that is no example, is an
-// error with its place, or is left out and counted. Errors in the options are config.UsageErrors.
+// The first row that can be read, and that fits a format where others are left out, decides the format and its columns for all. A row that
+// cannot be read, or that is no example, is an error with its place, or is left out and counted. Errors in the options are
+// config.UsageErrors.
 func Read(path string, o Options) (*Set, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -88,8 +92,15 @@ func Read(path string, o Options) (*Set, error) {
 			return nil, fmt.Errorf("%s has no rows", name)
 		}
 	}
+	if c.forest.visit(c.take); c.err != nil {
+		return nil, c.err
+	}
 	if len(c.set.Examples) == 0 {
-		return nil, fmt.Errorf("%s: none of %d rows is an example: %w", path, c.rows, c.set.Reasons[0])
+		why := c.set.Reasons[0]
+		if c.format == nil {
+			why = cmp.Or(c.misfit, why)
+		}
+		return nil, fmt.Errorf("%s: none of %d rows is an example: %w", path, c.rows, why)
 	}
 	return &c.set, nil
 }
@@ -97,9 +108,11 @@ func Read(path string, o Options) (*Set, error) {
 // collector turns rows into a set.
 type collector struct {
 	Options
-	format  *format  // nil before the first row
+	format  *format  // nil before the first row that fits one
 	columns []string // that the rows have: one of format.columns
+	misfit  error    // why the first one before that fits none
 	rows    int
+	forest  forest
 	set     Set
 	err     error // ends the reading
 }
@@ -109,16 +122,38 @@ func (c *collector) visit(where Place, values map[string]any, bad error) bool {
 	c.rows++
 	r := row{values: values, names: c.Columns}
 	if bad == nil && c.format == nil {
-		if c.format, c.columns, c.err = c.choose(r); c.err != nil {
-			c.err = addPlace(where, c.err)
+		if bad = c.detect(where, r); c.err != nil {
 			return false
 		}
-		c.set.Format = c.format.name
 	}
 	var examples []Example
-	if bad == nil {
+	switch {
+	case bad != nil:
+	case isFlat(c.columns):
+		bad = c.forest.add(where, r)
+	default:
 		examples, bad = c.format.examples(r, c.columns)
 	}
+	return c.take(where, examples, bad)
+}
+
+// detect finds the format of a row. One that fits none is left out, if such are, and says so in short.
+func (c *collector) detect(where Place, r row) (bad error) {
+	f, columns, err := c.choose(r)
+	switch {
+	case err == nil:
+		c.format, c.columns, c.set.Format = f, columns, f.name
+		return nil
+	case !c.SkipBad || errors.Is(err, errAmbiguous):
+		c.err = addPlace(where, err)
+		return nil
+	}
+	c.misfit = cmp.Or(c.misfit, addPlace(where, err))
+	return fmt.Errorf("the columns %s fit no format", r.list())
+}
+
+// take adds a row's examples, or leaves the row out, and says whether to go on.
+func (c *collector) take(where Place, examples []Example, bad error) bool {
 	if bad != nil {
 		return c.skip(fmt.Errorf("%v: %w", where, bad))
 	}

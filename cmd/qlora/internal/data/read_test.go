@@ -201,7 +201,7 @@ func TestBad(t *testing.T) {
 		"object not closed":  {"a.json", "[{\"text\": \"a\"},\n{\"text\": \"b]}\n", []string{"a.json: line 2: the object is not closed"}},
 		"no comma":           {"a.json", "[{\"text\": \"a\"}\n{\"text\": \"b\"}]", []string{"a.json: line 2: want , or ] after an object, found '{'"}},
 		"comma at the end":   {"a.json", "[{\"text\": \"a\"},\n]", []string{"a.json: line 2: nothing after a comma"}},
-		"list of numbers":    {"a.json", "[1, 2]", []string{"a.json: line 1: want an object {…}, found '1'"}},
+		"list of numbers":    {"a.json", "[1, 2]", []string{"a.json: line 1: want an object {…}, found \"1\""}},
 		"text after a list":  {"a.json", "[{\"text\": \"a\"}]\nx", []string{"a.json: line 2: after the list there is 'x'"}},
 		"text for JSON":      {"a.json", "hello", []string{"a.json: line 1: want an object {…}, found 'h'"}},
 		"malformed in list":  {"a.json", "[{\"text\": \"a\"},\n{\"text\": }]", []string{"a.json: line 2: malformed JSON", `{\"text\": }`}},
@@ -243,7 +243,10 @@ func TestBad(t *testing.T) {
 		"messages as texts":  {"a.jsonl", `{"messages": ["hi"]}`, []string{"line 1: messages: item 0: want an object"}},
 		"image":              {"a.jsonl", `{"messages": [{"role": "user", "content": [{"type": "image"}]}]}`, []string{`messages[0].content[0].type: "image": only text`}},
 		"tool call":          {"a.jsonl", `{"messages": [{"role": "assistant", "content": null, "tool_calls": [{}]}]}`, []string{"messages[0].tool_calls: calls of tools are not supported"}},
-		"single messages":    {"a.jsonl", `{"message_id": "1", "parent_id": null, "text": "a", "role": "prompter"}`, []string{"a single message without its replies"}},
+		"prompt alone":       {"a.jsonl", `{"message_id": "1", "parent_id": null, "text": "a", "role": "prompter"}`, []string{"line 1: no turn of the assistant"}},
+		"reply alone":        {"a.jsonl", `{"message_id": "1", "parent_id": "0", "text": "a", "role": "assistant"}`, []string{"line 1: parent_id leads to no first message"}},
+		"a circle":           {"a.jsonl", `{"message_id": "1", "parent_id": "1", "text": "a", "role": "assistant"}`, []string{"line 1: parent_id leads to no first message"}},
+		"a message twice":    {"a.jsonl", strings.Repeat(`{"message_id": "1", "parent_id": null, "text": "a", "role": "prompter"}`+"\n", 2), []string{`line 2: message_id: "1" is also that of`, "line 1"}},
 		"tree of nothing":    {"a.jsonl", `{"message_tree_id": "1", "prompt": {"text": "a", "role": "prompter", "replies": []}}`, []string{"no turn of the assistant"}},
 		"deleted tree":       {"a.jsonl", `{"message_tree_id": "1", "prompt": {"text": "a", "role": "prompter", "deleted": true}}`, []string{"first message is deleted"}},
 		"no instances":       {"a.jsonl", `{"instruction": "a", "instances": []}`, []string{"line 1: instances: is empty"}},
@@ -260,8 +263,19 @@ func TestBad(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Read(filepath.Join(t.TempDir(), "a.json"), Options{}); err == nil || !strings.Contains(err.Error(), "there is no such file") {
-		t.Error(err)
+}
+
+// Names that qlora.py knows are no files here, and are not downloaded.
+func TestMissing(t *testing.T) {
+	for name, want := range map[string]string{
+		"a.json":       "data a.json: there is no such file",
+		"oasst1":       "nothing is downloaded: fetch a file of timdettmers/openassistant-guanaco",
+		"owner/name":   "data owner/name: there is no such file, and nothing is downloaded",
+		"alpaca-clean": "yahma/alpaca-cleaned",
+	} {
+		if _, err := Read(name, Options{}); err == nil || !strings.Contains(err.Error(), want) || name == "a.json" && strings.Contains(err.Error(), "Hub") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -275,12 +289,14 @@ func TestSkipBad(t *testing.T) {
 		"lines":  {"a.jsonl", "oops\n{\"text\": \"a\"}\n{\"text\": \"\"}\n{\"text\": \"b\"\n{\"text\": \"c\"}\n", "a c", 3},
 		"list":   {"a.json", "[{\"text\"}, {\"text\": \"a\"}, {\"text\": 7}, {\"other\": 7}]", "a 7", 2},
 		"fields": {"a.csv", "text,id\na\nb,1\nc\"d,2\ne,3\n", "b e", 2},
-		"many":   {"a.jsonl", strings.Repeat("{}\n", 3) + "{\"text\": \"a\"}\n" + strings.Repeat("{}\n", 20), "", -1},
+		"values": {"a.json", "[7, {\"text\": \"a\"}, [{\"text\": \"b\"}],\n\"c\", null, -1.5e3 , true,{\"text\": \"d\"}]", "a d", 6},
+		"before": {"a.jsonl", "{\"version\": 1}\n{}\n{\"text\": \"a\"}\n{\"version\": 1}\n", "a", 3},
+		"none":   {"a.jsonl", strings.Repeat("{\"version\": 1}\n", 9), "", -1},
 		"more":   {"a.jsonl", "{\"text\": \"a\"}\n" + strings.Repeat("{}\n", 20), "a", 20},
 	} {
 		s, err := Read(write(t, c.file, c.content), Options{SkipBad: true})
 		if c.skipped < 0 {
-			if err == nil || !strings.Contains(err.Error(), "fit no format") {
+			if err == nil || !strings.Contains(err.Error(), "none of 9 rows is an example") || !strings.Contains(err.Error(), "prompt=question,response=answer") {
 				t.Errorf("%s: %v", name, err)
 			}
 			continue
@@ -300,8 +316,48 @@ func TestSkipBad(t *testing.T) {
 	if _, err := Read(write(t, "a.jsonl", "oops\nno\n"), Options{SkipBad: true}); err == nil || !strings.Contains(err.Error(), "none of 2 rows is an example") {
 		t.Error(err)
 	}
+	o := Options{SkipBad: true, Columns: map[string]string{"prompt": "question", "response": "answer"}}
+	if s, err := Read(write(t, "a.jsonl", "{\"version\": 1}\n{\"question\": \"a\", \"answer\": \"b\"}\n"), o); err != nil || len(s.Examples) != 1 || s.Skipped != 1 {
+		t.Error(s, err)
+	}
+	if _, err := Read(write(t, "a.jsonl", "{\"version\": 1}\n"), o); !isUsage(err) || !strings.Contains(err.Error(), "the file has no column question") {
+		t.Error(err)
+	}
 	if _, err := Read(write(t, "a.json", "[{\"text\": \"a\"}, {\"text\": \"b"), Options{SkipBad: true}); err == nil {
 		t.Error("half a list is read")
+	}
+}
+
+// Messages one a row are the trees that they were taken out of, in whatever order they stand, and with columns of other names.
+func TestFlatMessages(t *testing.T) {
+	trees, _ := read(t, filepath.Join("testdata", "oasst_messages.jsonl"), Options{})
+	if flat, places := read(t, filepath.Join("testdata", "oasst_flat.jsonl"), Options{}); !cmp.Equal(flat, trees) || !cmp.Equal(places, []string{"oasst_flat.jsonl: line 1"}) {
+		t.Error(places, cmp.Diff(trees, flat))
+	}
+	rows := []string{
+		`{"id": "b1", "parent_id": "q", "text": "better", "role": "assistant", "rank": 0, "deleted": false}`,
+		`{"id": "q", "parent_id": "a1", "text": "question", "role": "prompter", "rank": null}`,
+		`{"id": "z", "parent_id": null, "text": "other", "role": "prompter"}`,
+		`{"id": "a2", "parent_id": "p", "text": "deleted", "role": "assistant", "rank": 0, "deleted": true}`,
+		`{"id": "a3", "parent_id": "p", "text": "rejected", "role": "assistant", "rank": 1, "review_result": false}`,
+		`{"id": "b0", "parent_id": "q", "text": "worse", "role": "assistant", "rank": 1.0}`,
+		`{"id": "a0", "parent_id": "p", "text": "unranked", "role": "assistant", "rank": null}`,
+		`{"id": "p", "parent_id": null, "text": "prompt", "role": "prompter"}`,
+		`{"id": "a1", "parent_id": "p", "text": "answer", "role": "assistant", "rank": 2}`,
+		`{"id": "y", "parent_id": "z", "text": "yes", "role": "assistant"}`,
+	}
+	o := Options{Columns: map[string]string{"message_id": "id"}}
+	got, places := read(t, write(t, "a.jsonl", strings.Join(rows, "\n")), o)
+	want := []Example{{Messages: []chat.Message{user1("other"), bot("yes")}}, {Messages: []chat.Message{user1("prompt"), bot("answer"), user1("question"), bot("better")}}}
+	if !cmp.Equal(got, want) || !cmp.Equal(places, []string{"a.jsonl: line 3", "a.jsonl: line 8"}) {
+		t.Error(places, cmp.Diff(want, got))
+	}
+	// Without the answer, what comes after it is in no tree.
+	o.SkipBad = true
+	rows[8] = "oops"
+	s, err := Read(write(t, "a.jsonl", strings.Join(rows, "\n")), o)
+	if err != nil || len(s.Examples) != 2 || s.Skipped != 4 || s.Examples[1].Messages[1].Content != "unranked" || !errors.Is(s.Reasons[1], errNoTree) {
+		t.Error(s, err)
 	}
 }
 
@@ -313,7 +369,7 @@ func TestFolder(t *testing.T) {
 		}
 	}
 	put("b.jsonl", `{"text": "b"}`)
-	put("a.csv", "text\na1\na2\n")
+	put("a.ndjson", "{\"text\": \"a1\"}\n{\"text\": \"a2\"}\n")
 	put("README.md", "not data")
 	put(".hidden.jsonl", "not data")
 	if err := os.Mkdir(filepath.Join(dir, "c.jsonl"), 0o700); err != nil {
@@ -324,8 +380,8 @@ func TestFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Example{
-		{Text: "a1", Where: Place{filepath.Join(dir, "a.csv"), "line", 2}},
-		{Text: "a2", Where: Place{filepath.Join(dir, "a.csv"), "line", 3}},
+		{Text: "a1", Where: Place{filepath.Join(dir, "a.ndjson"), "line", 1}},
+		{Text: "a2", Where: Place{filepath.Join(dir, "a.ndjson"), "line", 2}},
 		{Text: "b", Where: Place{filepath.Join(dir, "b.jsonl"), "line", 1}},
 	}
 	if !cmp.Equal(s.Examples, want) {
@@ -338,6 +394,10 @@ func TestFolder(t *testing.T) {
 	}
 	put("Test.jsonl", `{"text": "e"}`)
 	if _, err := Read(dir, Options{}); err == nil || !strings.Contains(err.Error(), "different splits") {
+		t.Error(err)
+	}
+	put("dataset_info.json", `{"splits": []}`)
+	if _, err := Read(dir, Options{}); err == nil || !strings.Contains(err.Error(), "Test.jsonl and dataset_info.json are of different kinds") {
 		t.Error(err)
 	}
 	if _, err := Read(t.TempDir(), Options{}); err == nil || !strings.Contains(err.Error(), "no data in this folder") {
@@ -368,7 +428,7 @@ func TestColumns(t *testing.T) {
 		o    Options
 		want Example
 	}{
-		"two of three": {Options{Columns: map[string]string{"input": "context", "output": "response"}}, Example{Prompt: alpacaPrompt("add", "1 2"), Response: "3"}},
+		"two of three": {Options{Columns: map[string]string{"input": "context", "output": "response"}}, task("add", "1 2", "3")},
 		"a pair":       {Options{Columns: map[string]string{"prompt": "context", "response": "swap"}}, Example{Prompt: "1 2", Response: "s"}},
 		"over another": {Options{Columns: map[string]string{"text": "swap"}}, Example{Text: "s"}},
 		"swapped":      {Options{Columns: map[string]string{"input": "response", "output": "context"}, Format: "longform"}, Example{Prompt: "3", Response: "1 2"}},

@@ -72,17 +72,22 @@ func (o Order) Batch(position, n int) []int {
 	return batch
 }
 
-// permutation is the shuffle of Fisher and Yates with Philox.
+// permutation is the epoch's order.
 func (o Order) permutation(epoch int) []int {
-	p := make([]int, o.Count)
-	for i := range p {
-		p[i] = i
+	return Shuffled(o.Count, o.Seed, num.Counter{Purpose: num.Purpose("data order"), Step: uint32(epoch), Layer: num.NoLayer})
+}
+
+// Shuffled is 0 … n−1 in the order of Fisher and Yates with the bits of Philox at c, c.Element being the place: for i from n−1 down to 1,
+// i changes places with num.Bits·(i+1) div 2^32.
+func Shuffled(n int, seed uint64, c num.Counter) []int {
+	order := make([]int, n)
+	for i := range order {
+		order[i] = i
 	}
-	c := num.Counter{Purpose: num.Purpose("data order"), Step: uint32(epoch), Layer: num.NoLayer}
-	for i := len(p) - 1; i > 0; i-- {
+	for i := n - 1; i > 0; i-- {
 		c.Element = uint64(i)
-		j := int(uint64(num.Bits(o.Seed, c)) * uint64(i+1) >> 32)
-		p[i], p[j] = p[j], p[i]
+		j := int(uint64(num.Bits(seed, c)) * uint64(i+1) >> 32)
+		order[i], order[j] = order[j], order[i]
 	}
-	return p
+	return order
 }

@@ -85,7 +85,7 @@ func fourBits(r *Run, _ int64) string {
 		return ""
 	}
 	r.Options.Quant = &quant.Options{Type: quant.NF4, Blocksize: 64, DoubleQuant: true, DType: r.Options.Compute}
-	return "--quant-type nf4"
+	return "--bits 4 --quant-type nf4"
 }
 
 // goodRank is one at which adapters of all linear layers do as well as with larger ones (QLoRA, appendix A.1).

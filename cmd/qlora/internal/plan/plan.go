@@ -78,6 +78,9 @@ func (r Run) Memory(limit int64) (Memory, error) {
 	m.Checkpointing, m.Noise = r.Checkpointing, r.Noise
 	r.Step.Paged = r.Step.Paged && limit > 0 // without one no page leaves
 	t := train.New(c, m, r.Step)
+	if err := d.Sync(); err != nil {
+		return Memory{}, err
+	}
 	// Of many micro-batches a few are enough: they take the same memory, one after the other, but for their losses, which wait for the step's end.
 	micro := r.step(min(r.Accumulate, 2))
 	d.New(op.Run, "batch/loss", num.Float32, (r.Accumulate-len(micro))*r.Batch*r.Seq, 1)

@@ -180,6 +180,39 @@ func TestPaged(t *testing.T) {
 	}
 }
 
+// Under every limit there is a plan or an error, from the first tensor on, whatever was asked for when there was no room any more.
+func TestEveryLimit(t *testing.T) {
+	for name, change := range map[string]func(r *Run){
+		"32 bits": func(r *Run) {},
+		"8 bits":  func(r *Run) { r.Step.EightBit, r.Options.LoRA = true, &lora.Config{R: 64, Alpha: 16} },
+		"Lion":    func(r *Run) { r.Step.Lion = true },
+		"full":    func(r *Run) { r.Options.Quant, r.Options.LoRA, r.Options.Full = nil, nil, true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := tiny(open(t, demo.Name).Config)
+			r.Seq, r.Batch, r.Step.Paged = 8, 1, true
+			change(&r)
+			whole, err := r.Memory(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const limits = 300
+			fit := false
+			for i := range int64(limits) {
+				limit := max(1, whole.Peak*i/limits)
+				m, err := r.Memory(limit)
+				if err == nil && m.Peak > limit || err != nil && (fit || !strings.Contains(err.Error(), "memory limit: ")) {
+					t.Errorf("%d bytes: %d, %v", limit, m.Peak, err)
+				}
+				fit = fit || err == nil
+			}
+			if !fit {
+				t.Error("no limit below the peak is enough")
+			}
+		})
+	}
+}
+
 // The longest sequence fits, and one token more does not.
 func TestLongest(t *testing.T) {
 	r := tiny(open(t, demo.Name).Config)

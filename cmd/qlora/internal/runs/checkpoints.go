@@ -50,7 +50,7 @@ func (d Dir) WriteCheckpoint(step int, fill func(dir string) error) error {
 	return syncFolder(string(d))
 }
 
-// Prune leaves the last limit checkpoints, and best's. 0 leaves all.
+// Prune leaves the last limit checkpoints, and best's. 0 leaves all. What SetAside renamed stays, too.
 func (d Dir) Prune(limit, best int) error {
 	steps, err := d.Checkpoints()
 	if err != nil || limit == 0 {
@@ -65,6 +65,26 @@ func (d Dir) Prune(limit, best int) error {
 		}
 	}
 	return nil
+}
+
+// SetAside takes checkpoints after a step out of those that count, where a run goes on from that step: they could not be read, and its own will
+// take their place. It gives their new names.
+func (d Dir) SetAside(after int) (names []string, err error) {
+	steps, err := d.Checkpoints()
+	for _, step := range steps {
+		if step <= after {
+			continue
+		}
+		name := d.Checkpoint(step) + ".unreadable"
+		if err := os.RemoveAll(name); err != nil { // of a resume before
+			return names, err
+		}
+		if err := os.Rename(d.Checkpoint(step), name); err != nil {
+			return names, err
+		}
+		names = append(names, name)
+	}
+	return names, err
 }
 
 // drop removes a checkpoint, if it is there, under a name that is not taken for a checkpoint's when a kill leaves a part of it.

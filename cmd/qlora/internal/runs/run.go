@@ -18,6 +18,7 @@ type Run struct {
 	Samples     []Sample
 	Speed       []Speed
 	Checkpoints []int // steps
+	Unreadable  error // of a run in a list: why it could not be opened, and nothing else of it is known
 }
 
 // Open reads a run's folder. Only its configuration must be there: a run that was killed early has no more.
@@ -60,28 +61,30 @@ func readInfo(name string) (i Info, err error) {
 	return i, nil
 }
 
-// List opens the runs in a folder, which may be a run itself, in name order. Folders that are no runs are passed over.
+// List opens the runs in a folder, which may be a run itself, in name order. Folders that are no runs are passed over. A run that cannot be
+// opened is listed as such.
 func List(dir string) (all []*Run, err error) {
 	if Dir(dir).Begun() {
-		r, err := Open(Dir(dir))
-		return []*Run{r}, err
+		return []*Run{listed(Dir(dir))}, nil
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		run := Dir(filepath.Join(dir, e.Name()))
-		if !run.Begun() {
-			continue
+		if run := Dir(filepath.Join(dir, e.Name())); run.Begun() {
+			all = append(all, listed(run))
 		}
-		r, err := Open(run)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, r)
 	}
 	return all, nil
+}
+
+func listed(dir Dir) *Run {
+	r, err := Open(dir)
+	if err != nil {
+		return &Run{Dir: dir, Unreadable: err}
+	}
+	return r
 }
 
 // Begun says whether the folder is a run's.
@@ -98,9 +101,11 @@ func (r *Run) Step() (step int) {
 	return step
 }
 
-// State is running, done or stopped.
+// State is running, done or stopped, or unreadable.
 func (r *Run) State() string {
 	switch {
+	case r.Unreadable != nil:
+		return "unreadable"
 	case r.Dir.Running():
 		return "running"
 	case !r.Info.Finished.IsZero():

@@ -3,6 +3,7 @@ package runs
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -108,6 +109,78 @@ func TestPrune(t *testing.T) {
 		}
 		if got, err := d.Checkpoints(); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("limit %d, best %d: %v left, want %v (%v)", c.limit, c.best, got, c.want, err)
+		}
+	}
+}
+
+// A checkpoint that could not be read counts no longer, so that good ones are kept in its place; its bytes are left, and what a resume before left
+// is written over.
+func TestSetAside(t *testing.T) {
+	d := Dir(t.TempDir())
+	for _, step := range []int{2, 4, 6, 8} {
+		if err := d.WriteCheckpoint(step, fill(fmt.Sprint(step))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	moved, err := d.SetAside(4)
+	if want := []string{d.Checkpoint(6) + ".unreadable", d.Checkpoint(8) + ".unreadable"}; err != nil || !slices.Equal(moved, want) {
+		t.Error(moved, err)
+	}
+	if err := d.WriteCheckpoint(6, fill("new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Prune(2, -1); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(t, d), "checkpoint-4 checkpoint-6 checkpoint-6.unreadable checkpoint-8.unreadable"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	if got := read(t, d.Path("checkpoint-6.unreadable/a")); got != "6" {
+		t.Error(got)
+	}
+	if moved, err := d.SetAside(4); err != nil || len(moved) != 1 || read(t, filepath.Join(moved[0], "a")) != "new" {
+		t.Error(moved, err)
+	}
+	if moved, err := d.SetAside(4); err != nil || moved != nil {
+		t.Error(moved, err)
+	}
+}
+
+// A run that cannot be read stands in the list beside those that can.
+func TestListUnreadable(t *testing.T) {
+	tmp := t.TempDir()
+	for name, info := range map[string]string{"a": "{}", "b": "{", "c": "{}", "d": ""} {
+		d := Dir(filepath.Join(tmp, name))
+		if err := os.Mkdir(string(d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if name == "d" { // no run
+			continue
+		}
+		for file, text := range map[string]string{ConfigFile: "model: \"demo\"\n", InfoFile: info} {
+			if err := d.WriteText(file, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, folder := range []string{tmp, filepath.Join(tmp, "b")} {
+		all, err := List(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range all {
+			got = append(got, filepath.Base(string(r.Dir))+" "+r.State())
+			if bad := r.Dir.Path(InfoFile); r.Unreadable != nil && !strings.Contains(r.Unreadable.Error(), bad) {
+				t.Errorf("%v does not name %s", r.Unreadable, bad)
+			}
+		}
+		want := "a stopped, b unreadable, c stopped"
+		if folder != tmp {
+			want = "b unreadable"
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%s: %q, want %s", folder, got, want)
 		}
 	}
 }
