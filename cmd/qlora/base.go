@@ -99,13 +99,13 @@ func openBase(name, offset string) (*base.Base, error) {
 type inference struct {
 	Model   string      `name:"model" alias:"model_name_or_path" help:"demo, a folder in Hugging Face's layout, a .gguf file, or org/name from the Hugging Face cache"`
 	Adapter string      `name:"adapter" help:"folder of a PEFT adapter; of a run of qlora train, with the run's quant_type and all that goes with it"`
-	Bits    int         `name:"bits" help:"4 holds the model in quant_type, 16 in bfloat16, 32 in float32; 0 as quant_type and compute say" json:",omitempty"`
+	Bits    int         `name:"bits" help:"4 holds the model in quant_type, 16 in bfloat16, 32 in float32; 0 as quant_type and compute say"`
 	Quant   string      `name:"quant_type" alias:"quant" help:"nf4, fp4, int4, e2m1, e3m0, or none"`
 	Double  bool        `name:"double_quant" help:"quantize the scales, too"`
 	Block   int         `name:"blocksize" help:"weights a scale"`
 	Offset  string      `name:"nested_offset" help:"how a checkpoint in 4 bits is read: float32, or bfloat16 as loaders do whose default type that is"`
 	Compute string      `name:"compute" alias:"compute_dtype" help:"bfloat16, float16 or float32"`
-	EOS     string      `name:"eos_token" help:"one more token that ends an answer" json:",omitempty"`
+	EOS     string      `name:"eos_token" help:"one more token that ends an answer"`
 	Device  string      `name:"device" help:"auto, cpu, ref"`
 	Math    string      `name:"math" help:"exact has the reference's bits; fast is within bounds of them and needs AVX512-BF16"`
 	Limit   config.Size `name:"memory_limit" help:"most memory that the device may hold; 0 is no limit"`

@@ -17,10 +17,10 @@ import (
 
 // weightOptions say how the base is held, and which of its weights are trained. They are a part of train's options.
 type weightOptions struct {
-	Bits          int      `name:"bits" help:"4 holds the base in quant_type, 16 in bfloat16, 32 in float32; 0 as quant_type and compute say" json:",omitempty"`
-	FullFinetune  bool     `name:"full_finetune" help:"train every weight of the model and no adapter; needs bits 16 or 32" json:",omitempty"`
-	ModulesToSave []string `name:"modules_to_save" help:"such as embed_tokens,lm_head: modules that are trained whole, beside the adapter" json:",omitempty"`
-	NoiseAlpha    float64  `name:"neftune_noise_alpha" help:"noise on the embeddings in training (NEFTune), usually 5 to 15; 0 is none" json:",omitempty"`
+	Bits          int      `name:"bits" help:"4 holds the base in quant_type, 16 in bfloat16, 32 in float32; 0 as quant_type and compute say"`
+	FullFinetune  bool     `name:"full_finetune" help:"train every weight of the model and no adapter; needs bits 16 or 32"`
+	ModulesToSave []string `name:"modules_to_save" help:"such as embed_tokens,lm_head: modules that are trained whole, beside the adapter"`
+	NoiseAlpha    float64  `name:"neftune_noise_alpha" help:"noise on the embeddings in training (NEFTune), usually 5 to 15; 0 is none"`
 }
 
 // check finds contradictions; quantType is none for a base that is not quantized.
