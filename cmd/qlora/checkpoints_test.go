@@ -307,3 +307,20 @@ func TestStateNamesItsRun(t *testing.T) {
 		}
 	}
 }
+
+// A checkpoint that cannot be used takes no place among those that are kept: a resume that is stopped at once leaves the good ones.
+func TestUnreadableCheckpointCountsForNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	flags := []string{"--save-steps", "1", "--save-total-limit", "2"}
+	must(t, quick(dir, append(flags, "--steps", "3")...)...)
+	if err := os.Truncate(filepath.Join(runs.Dir(dir).Checkpoint(3), stateFile), 100); err != nil {
+		t.Fatal(err)
+	}
+	_, said, code := cli(t, "", quick(dir, append(flags, "--steps", "2", "--save-total-limit", "1", "--resume")...)...)
+	if left := runs.Dir(dir).Checkpoint(3) + ".unreadable"; code != 0 || !strings.Contains(said, "left as "+left+"\n") || !exists(filepath.Join(left, stateFile)) {
+		t.Error(code, said)
+	}
+	if got := steps(t, dir); !slices.Equal(got, []int{2}) {
+		t.Error(got)
+	}
+}

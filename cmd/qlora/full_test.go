@@ -201,3 +201,16 @@ func TestWriteModel(t *testing.T) {
 		t.Errorf("a model that was not trained whole: %v", err)
 	}
 }
+
+// What flags say of each other must agree.
+func TestContradictoryFlags(t *testing.T) {
+	for flags, want := range map[string]string{"--bits 16 --quant-type nf4": "give one of them", "--bits 32 --bf16": "give one of them",
+		"--full-finetune --bits 16 --lora-r 7": "no adapter: lora_r 7"} {
+		for _, command := range []string{"train", "plan"} {
+			if _, err, code := cli(t, "", append([]string{command}, strings.Fields(flags)...)...); code != 2 || !strings.Contains(err, want) {
+				t.Errorf("%s %s: %d, %s", command, flags, code, err)
+			}
+		}
+	}
+	must(t, "train", "--print-config", "--full-finetune", "--bits", "16")
+}
