@@ -3,7 +3,7 @@
     pip install trl==1.16.0
     go build -o qlora ../../cmd/qlora
     python sft.py data TREES.jsonl MODEL DATA             # Open-Assistant's export: each tree's best-ranked path, of at most 1,024 tokens
-    python sft.py here ./qlora MODEL DATA
+    python sft.py here ./qlora MODEL DATA bfloat16|float32
     python sft.py there MODEL DATA
 
 `here` and `there` print one line of a table each: the same model, conversations, template and settings; every token counts, as in qlora.py for
@@ -44,7 +44,7 @@ def row(who, tokens, before, after, steps, seconds):
     print(f"| {who} | {tokens} | {before:.4f} | {after:.4f} | {steps} | {seconds:.0f} |")
 
 
-def here(qlora, model, folder):
+def here(qlora, model, folder, compute):
     with tempfile.TemporaryDirectory() as tmp:
         out = f"{tmp}/run"
         begun = time.time()
@@ -52,11 +52,11 @@ def here(qlora, model, folder):
             qlora, "train", "--model", model, "--data", f"{folder}/train.jsonl", "--eval_dataset", f"{folder}/held-out.jsonl", "--loss", "all",
             "--max_seq_length", str(LENGTH), "--packing=false", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", str(BATCH),
             "--num_train_epochs", str(EPOCHS), "--lora_r", str(R), "--lora_alpha", str(ALPHA), "--learning_rate", str(LR), "--max_grad_norm", str(CLIP),
-            "--seed", str(SEED), "--gradient_checkpointing", "--output", out], check=True, stdout=sys.stderr)
+            "--seed", str(SEED), "--compute", compute, "--gradient_checkpointing", "--output", out], check=True, stdout=sys.stderr)
         seconds = time.time() - begun
         lines = [json.loads(line) for line in open(f"{out}/metrics.jsonl")]
         held = [m["eval_loss"] for m in lines if "eval_loss" in m]
-        row("qlora, bfloat16", "", held[0], held[-1], max(m["step"] for m in lines), seconds)
+        row(f"qlora, {compute}", "", held[0], held[-1], max(m["step"] for m in lines), seconds)
 
 
 def there(model, folder):
