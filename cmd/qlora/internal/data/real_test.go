@@ -1,3 +1,7 @@
+//go:build real
+
+// What is here needs files that are not in the repository: it is built for those who have them, with -tags real.
+
 package data
 
 import (
@@ -18,7 +22,7 @@ var realFolder = flag.String("real", "", "folder of the real files that README.m
 // has of each file the number of examples, of rows left out, and the SHA-256 of the examples.
 func TestRealFilesWhole(t *testing.T) {
 	if *realFolder == "" {
-		t.Skip("give the folder: go test ./cmd/qlora/internal/data -run RealFilesWhole -v -args -real DIR")
+		t.Fatal("give the folder: go test -tags real ./cmd/qlora/internal/data -run RealFilesWhole -v -args -real DIR")
 	}
 	f, err := os.Open(filepath.Join("testdata", "real.txt"))
 	if err != nil {
