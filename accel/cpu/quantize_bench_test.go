@@ -46,6 +46,14 @@ func BenchmarkBeyondCaches(b *testing.B) {
 		}
 	}
 	absmax := of(x[num.Float32]).full[:rows*cols/one.Blocksize]
+	// What Quantize is made of, beside Nest: the blocks into memory that is there, and new memory.
+	q := &quant.Tensor{Type: one.Type, Blocksize: one.Blocksize, Packed: make([]byte, rows*cols/2), Absmax: make([]float32, rows*cols/one.Blocksize)}
+	run("Blocks", 2*rows*cols, func() {
+		if err := d.quantizeBlocks(q, of(x[num.BFloat16])); err != nil {
+			b.Fatal(err)
+		}
+	})
+	run("New", rows*cols/2, func() { q.Packed = make([]byte, rows*cols/2) })
 	run("Nest", 5*len(absmax), func() { d.nest(absmax) })
 
 	// half is half of a thread's part of what Dequantize reads and writes of bfloat16, in float32.
